@@ -1,0 +1,1 @@
+"""A checkpoint saver for LangGraph that stores differences, not copies."""

@@ -1,0 +1,59 @@
+"""The errors that this library raises, and nothing else."""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class InvalidConfigError(HarnessError, ValueError):
+    """A configuration, a URL or a `RunnableConfig` that cannot be used as it is."""
+
+
+class CheckpointNotFoundError(HarnessError, LookupError):
+    """No checkpoint is stored under the given thread, namespace and id."""
+
+
+class SerializationError(HarnessError, TypeError):
+    """A value that the serializer cannot write or cannot read back safely."""
+
+
+class UnsafeTypeError(SerializationError):
+    """A stored value names a type that the loading policy does not construct.
+
+    `module` and `name` are the type's, as stored.
+    """
+
+    def __init__(self, module: str, name: str, message: str) -> None:
+        super().__init__(message)
+        self.module = module
+        self.name = name
+
+
+class StoreError(HarnessError):
+    """A store could not do its work; the driver's own error is in `__cause__`."""
+
+
+class StoreNotOpenError(StoreError):
+    """The store has been closed."""
+
+
+class SchemaError(StoreError):
+    """What is in the database is not a schema that this version can use."""
+
+
+class CorruptCheckpointError(StoreError):
+    """Stored bytes do not decode to what was put."""
+
+
+class HeadMovedError(StoreError):
+    """A conditional put found another checkpoint at the head of its thread."""
+
+    def __init__(self, expected: str | None, actual: str | None) -> None:
+        super().__init__(
+            f"expected checkpoint {expected!r} at the head, found {actual!r}: another run has "
+            "written to this thread; read its latest state and run again"
+        )
+        self.expected = expected
+        self.actual = actual
