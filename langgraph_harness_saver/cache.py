@@ -1,0 +1,63 @@
+"""A bounded cache of checkpoints as bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.rows import CheckpointKey
+from langgraph_harness_saver.slots import Image
+
+
+class ImageCache:
+    """Keeps the images used last, up to `max_bytes` of values in all.
+
+    What it says may be out of date: a store compares an image's rev before anything is built on it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._images: OrderedDict[CheckpointKey, Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def get(self, key: CheckpointKey) -> Image | None:
+        """Return an image, which then counts as used."""
+        with self._lock:
+            image = self._images.get(key)
+            if image is not None:
+                self._images.move_to_end(key)
+            return image
+
+    def add(self, image: Image) -> None:
+        """Keep an image, instead of an older one of the same checkpoint."""
+        with self._lock:
+            self._remove(image.key)
+            if image.size > self._max_bytes:
+                return
+            self._images[image.key] = image
+            self._bytes += image.size
+            while self._bytes > self._max_bytes:
+                self._remove(next(iter(self._images)))
+
+    def drop(self, key: CheckpointKey) -> None:
+        """Forget an image."""
+        with self._lock:
+            self._remove(key)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._images.clear()
+            self._bytes = 0
+
+    def after_fork(self) -> None:
+        """Take a new lock: another thread may have held the old one."""
+        self._lock = threading.Lock()
+
+    def _remove(self, key: CheckpointKey) -> None:
+        image = self._images.pop(key, None)
+        if image is not None:
+            self._bytes -= image.size

@@ -1,0 +1,423 @@
+"""`HarnessCheckpointer`: LangGraph's saver contract, unpacked into calls of the core."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from types import TracebackType
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    EXCLUDED_METADATA_KEYS,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from typing_extensions import Self
+
+from langgraph_harness_saver.bridge import Bridge
+from langgraph_harness_saver.cache import ImageCache
+from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store
+from langgraph_harness_saver.core import Core, Selection, Stored
+from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.reader import checkpoint_of
+from langgraph_harness_saver.records import CheckpointRecord
+from langgraph_harness_saver.rows import CheckpointKey
+from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
+from langgraph_harness_saver.stores.base import Store
+from langgraph_harness_saver.sweeper import Sweeper
+from langgraph_harness_saver.versions import next_version
+
+_STRATEGIES = {"keep_latest": False, "delete": True, "delete_all": True}
+
+
+class HarnessCheckpointer(BaseCheckpointSaver[str]):
+    """A checkpoint saver that stores differences, over any `Store`.
+
+    One instance serves sync and async callers, any number of threads, and one event loop after another.
+    It opens by itself on first use, and works in `with`, in `async with` and plainly.
+
+    Every method raises `InvalidConfigError` for a config without thread_id, `SerializationError` for a
+    value that the serde can't write or may not load, and `StoreError` for what the store can't do.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointerConfig | None = None,
+        *,
+        backend: Store | None = None,
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        """Use `backend`, or the store that `config` or the environment describes, or memory."""
+        self.config = config or CheckpointerConfig()
+        super().__init__(
+            serde=serde
+            or HarnessSerializer(
+                strict_msgpack=self.config.strict_msgpack,
+                allowed_msgpack_modules=self.config.allowed_msgpack_modules,
+            )
+        )
+        self.backend = backend if backend is not None else make_store(self.config)
+        if backend is not None and backend.ttl_seconds is None:
+            backend.ttl_seconds = self.config.ttl_seconds
+        self._bridge = Bridge(self.backend.io)
+        self._cache = ImageCache(self.config.cache_bytes)
+        self._sweeper = Sweeper(self.backend, self._bridge)
+        self._made: tuple[SerializerProtocol, Core] | None = None
+
+    @classmethod
+    def from_conn_string(
+        cls, conn_string: str, *, serde: SerializerProtocol | None = None, **options: Any
+    ) -> Self:
+        """Make a saver of a store's URL; `options` are `CheckpointerConfig`'s fields.
+
+        Raises:
+            InvalidConfigError: The URL or an option can't be used.
+        """
+        try:
+            backend = backend_of(conn_string)
+        except ValueError as error:
+            raise InvalidConfigError(str(error)) from error
+        return cls(CheckpointerConfig(url=conn_string, **{"backend": backend, **options}), serde=serde)
+
+    @property
+    def _core(self) -> Core:
+        # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
+        if self._made is None or self._made[0] is not self.serde:
+            self._made = (self.serde, Core(self.backend, Codec(self.serde), self._cache))
+        return self._made[1]
+
+    # --- life --------------------------------------------------------------------------------------
+
+    def setup(self) -> Awaitable[None]:
+        """Connect and bring the schema up to date, which first use does too; call it or await it."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._bridge.run(self.backend.open())
+            return _Opening(None)
+        return _Opening(self.backend)
+
+    async def asetup(self) -> None:
+        """Do what `setup` does."""
+        await self.backend.open()
+
+    def close(self) -> None:
+        """Release everything; a saver that is closed stays closed."""
+        self._sweeper.stop()
+        self._bridge.run(self.backend.close())
+        self._bridge.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does."""
+        self._sweeper.stop()
+        await self.backend.close()
+        self._bridge.close()
+
+    def __enter__(self) -> Self:
+        self._bridge.run(self.backend.open())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.backend.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint; return a config that names it."""
+        return self._bridge.run(self.aput(config, checkpoint, metadata, new_versions))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint; return a config that names it."""
+        thread_id, checkpoint_ns, parent_id = _place(config)
+        key = CheckpointKey(thread_id, checkpoint_ns, checkpoint["id"])
+        full = _full_metadata(config, metadata)
+        await self._core.put(key, parent_id, checkpoint, full, new_versions)
+        self._sweeper.start()
+        return _config(config["configurable"]["thread_id"], checkpoint_ns, checkpoint["id"])
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what a task wrote, linked to the checkpoint that `config` names."""
+        self._bridge.run(self.aput_writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what a task wrote, linked to the checkpoint that `config` names."""
+        thread_id, checkpoint_ns, checkpoint_id = _place(config)
+        if checkpoint_id is None:
+            raise InvalidConfigError("writes belong to a checkpoint: the config needs a checkpoint_id")
+        key = CheckpointKey(thread_id, checkpoint_ns, checkpoint_id)
+        await self._core.put_writes(key, writes, task_id, task_path)
+        self._sweeper.start()
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """Return a version that follows any stored one, whichever saver made it, and is given only once."""
+        return next_version(current)
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that `config` names, without a checkpoint_id the latest, or None."""
+        return self._bridge.run(self.aget_tuple(config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that `config` names, without a checkpoint_id the latest, or None."""
+        core = self._core
+        stored = await core.get(*_place(config))
+        return _tuple(core, stored, config["configurable"]["thread_id"]) if stored else None
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Yield checkpoints, newest id first.
+
+        Args:
+            config: Limits them to its thread_id, checkpoint_ns and checkpoint_id, as far as it has them.
+            filter: What their metadata must contain: dicts by key, lists by member, other values equal.
+            before: Only those with a smaller id than this one's.
+            limit: At most so many.
+        """
+        core = self._core
+        pages = core.pages(_selection(config, filter, before, limit))
+        thread_id = _given_thread(config)
+        try:
+            while (page := self._bridge.run(_next(pages))) is not None:
+                for stored in page:
+                    yield _tuple(core, stored, thread_id)
+        finally:
+            self._bridge.run(_finish(pages))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Yield checkpoints, newest id first; see `list`."""
+        core = self._core
+        thread_id = _given_thread(config)
+        async for page in core.pages(_selection(config, filter, before, limit)):
+            for stored in page:
+                yield _tuple(core, stored, thread_id)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what rebuilds channels at a checkpoint: the nearest stored value and the writes since."""
+        return self._bridge.run(self.aget_delta_channel_history(config=config, channels=channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what rebuilds channels at a checkpoint: the nearest stored value and the writes since."""
+        if not channels:
+            return {}
+        history = await self._core.delta_history(*_place(config), channels)
+        return cast("Mapping[str, DeltaChannelHistory]", history)
+
+    def get_record(self, config: RunnableConfig) -> CheckpointRecord | None:
+        """Return a JSON-safe view of the checkpoint that `config` names, or None."""
+        found = self.get_tuple(config)
+        return CheckpointRecord.of(found) if found else None
+
+    async def aget_record(self, config: RunnableConfig) -> CheckpointRecord | None:
+        """Return a JSON-safe view of the checkpoint that `config` names, or None."""
+        found = await self.aget_tuple(config)
+        return CheckpointRecord.of(found) if found else None
+
+    # --- deleting and copying ----------------------------------------------------------------------
+
+    def delete_thread(self, thread_id: str) -> int:  # type: ignore[override]
+        """Delete a thread; return how many checkpoints it had."""
+        return self._bridge.run(self.adelete_thread(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> int:  # type: ignore[override]
+        """Delete a thread; return how many checkpoints it had."""
+        return await self._core.delete_thread(str(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs; later ones read back as before."""
+        self._bridge.run(self.adelete_for_runs(run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs; later ones read back as before."""
+        await self._core.delete_for_runs([str(run_id) for run_id in run_ids])
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes to another thread; safe to repeat."""
+        self._bridge.run(self.acopy_thread(source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes to another thread; safe to repeat."""
+        await self._core.copy_thread(str(source_thread_id), str(target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all but the latest checkpoint of each namespace, or with "delete" everything.
+
+        Raises:
+            InvalidConfigError: The strategy is unknown.
+        """
+        self._bridge.run(self.aprune(thread_ids, strategy=strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Do what `prune` does."""
+        if strategy not in _STRATEGIES:
+            raise InvalidConfigError(f"strategy {strategy!r} is unknown; there are {', '.join(_STRATEGIES)}")
+        if not _STRATEGIES[strategy]:
+            await self._core.prune([str(thread_id) for thread_id in thread_ids])
+            return
+        for thread_id in thread_ids:
+            await self._core.delete_thread(str(thread_id))
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """Return this saver with further types allowed to load; both share store and cache."""
+        serde = allowlisted(self.serde, extra_allowlist)
+        if serde is self.serde:
+            return self
+        clone = copy.copy(self)
+        clone.serde = serde
+        return clone
+
+
+class _Opening:
+    """What `setup` returns: done already, or done when awaited."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._store is not None:
+            yield from self._store.open().__await__()
+
+
+async def _next(pages: AsyncIterator[list[Stored]]) -> list[Stored] | None:
+    return await anext(pages, None)
+
+
+async def _finish(pages: AsyncIterator[list[Stored]]) -> None:
+    await cast("AsyncGenerator[list[Stored], None]", pages).aclose()
+
+
+def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
+    configurable = config.get("configurable") or {}
+    thread_id = configurable.get("thread_id")
+    if thread_id is None:
+        raise InvalidConfigError(
+            'a checkpoint belongs to a thread: pass config={"configurable": {"thread_id": "..."}}'
+        )
+    return str(thread_id), configurable.get("checkpoint_ns") or "", configurable.get("checkpoint_id") or None
+
+
+def _given_thread(config: RunnableConfig | None) -> Any:
+    return ((config or {}).get("configurable") or {}).get("thread_id")
+
+
+def _selection(
+    config: RunnableConfig | None,
+    filter: dict[str, Any] | None,
+    before: RunnableConfig | None,
+    limit: int | None,
+) -> Selection:
+    wanted = (config or {}).get("configurable") or {}
+    thread_id = wanted.get("thread_id")
+    # LangGraph's server passes a bare checkpoint here.
+    last: Mapping[str, Any] = (before or {}).get("configurable") or before or {}
+    return Selection(
+        thread_id=None if thread_id is None else str(thread_id),
+        checkpoint_ns=wanted.get("checkpoint_ns"),
+        checkpoint_id=wanted.get("checkpoint_id") or None,
+        before=last.get("checkpoint_id") or last.get("id") or None,
+        filter=filter,
+        limit=limit,
+    )
+
+
+def _config(thread_id: Any, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
+    return {
+        "configurable": {
+            "thread_id": thread_id,
+            "checkpoint_ns": checkpoint_ns,
+            "checkpoint_id": checkpoint_id,
+        }
+    }
+
+
+def _tuple(core: Core, stored: Stored, given_thread: Any) -> CheckpointTuple:
+    thread_id, checkpoint_ns, checkpoint_id = stored.row.key
+    # A caller who names threads by numbers gets numbers back.
+    thread = thread_id if given_thread is None else given_thread
+    parent_id = stored.row.parent_id
+    return CheckpointTuple(
+        config=_config(thread, checkpoint_ns, checkpoint_id),
+        checkpoint=cast("Checkpoint", checkpoint_of(stored.image, core.values(stored))),
+        metadata=cast("CheckpointMetadata", stored.metadata),
+        parent_config=None if parent_id is None else _config(thread, checkpoint_ns, parent_id),
+        pending_writes=core.pending_writes(stored),
+    )
+
+
+def _full_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
+    """Add the scalars of the config's metadata and configurable, as LangGraph's savers do."""
+    full: dict[str, Any] = dict(metadata)
+    for more in (config.get("metadata"), config.get("configurable")):
+        for name, value in (more or {}).items():
+            if name in full or name in EXCLUDED_METADATA_KEYS or name.startswith("__"):
+                continue
+            if isinstance(value, (str, int, bool, float)):
+                full[name] = value
+    return full

@@ -1,0 +1,432 @@
+"""LangGraph values <-> rows of bytes: the only caller of the serializer.
+
+The stored form of a body, inside out (docs/design.md tells why):
+
+- *slots*: numbered records, each a header or one channel's value, whole or as a difference from another
+  slot, here or in another row;
+- *body*: the slots and the number of the header's, packed with msgpack;
+- *envelope*: one format byte, then zstd with a built-in dictionary, then (with an `EncryptedSerializer`)
+  the cipher.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, cast
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from langgraph_harness_saver import difference as diff
+from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
+from langgraph_harness_saver.errors import CorruptCheckpointError, SerializationError, UnsafeTypeError
+from langgraph_harness_saver.header import Header, pack_header
+from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, WriteRow
+from langgraph_harness_saver.slots import (
+    DIFFERENCE,
+    DIFFERENCE_PART,
+    HEADER,
+    HEADER_DIFFERENCE,
+    HISTORY,
+    NOTHING,
+    PART,
+    RAW,
+    Blob,
+    Body,
+    Draft,
+    Dump,
+    Encoded,
+    Image,
+    Reading,
+    Slot,
+    digest,
+    extend,
+    history_parts,
+    pack_slot,
+    reach_of,
+    revision,
+    unique,
+    unpack_slot,
+)
+from langgraph_harness_saver.versions import is_unique
+
+PART_BYTES = 1 << 15
+"""A value from this size on is stored as a part."""
+SMALL_BYTES = 256
+"""An unchanged value up to this size is cheaper to repeat in a whole header than to reach for."""
+LINK_BYTES = 64
+"""What reading one more difference is held to cost, in bytes."""
+CHAIN_BYTES = 1 << 13
+"""Differences may add up to so much however small the value is: reading them is still one page."""
+MAX_HEADER_LINKS = 16
+MAX_SPANS = 4
+_EXT = tuple(bytes([first]) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
+
+
+class Codec:
+    """Encodes and decodes with one serializer.
+
+    An `EncryptedSerializer` is taken apart: its inner serializer writes the values, and its cipher seals
+    bodies after differences and compression, which would find nothing in ciphertext.
+    """
+
+    def __init__(self, serde: SerializerProtocol) -> None:
+        encrypted = serde if type(serde) is EncryptedSerializer else None
+        self._serde = encrypted.serde if encrypted else serde
+        self._envelope = Envelope(encrypted.cipher if encrypted else None)
+        self._encrypted = encrypted is not None
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def dump(
+        self,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        new_versions: Mapping[str, Any],
+        base: Image | None,
+        thread_id: str,
+    ) -> Dump:
+        """Take all that is to be stored of a checkpoint, whose values its graph goes on changing.
+
+        A channel that has the version, one with a random part, that it has in `base` isn't serialised.
+
+        Raises:
+            SerializationError: The serializer can't write a value.
+        """
+        header = Header.of(checkpoint)
+        values = {}
+        for channel, value in checkpoint["channel_values"].items():
+            old = base.blobs.get(channel) if base and channel not in new_versions else None
+            version = header.versions.get(channel)
+            if old and base and is_unique(version) and version == base.header.versions.get(channel):
+                values[channel] = (old.type, old.data)
+            else:
+                values[channel] = self._dump(value, f"channel {channel!r}", thread_id)
+        run_id = metadata.get("run_id")
+        return Dump(header, values, self.pack_metadata(metadata), None if run_id is None else str(run_id))
+
+    def encode(
+        self,
+        key: CheckpointKey,
+        parent_id: str | None,
+        dump: Dump,
+        base: Image | None,
+        keep: Mapping[int, Slot] = NOTHING,
+    ) -> Encoded:
+        """Encode a checkpoint, as differences from `base` where these pay.
+
+        `keep` are slots that others need of an older checkpoint of this key.
+        """
+        draft = Draft(key, max(keep, default=-1) + 1)
+        blobs = {}
+        for channel, (type_, data) in dump.values.items():
+            old = base.blobs.get(channel) if base else None
+            same = old is not None and old.type == type_ and old.data == data
+            blobs[channel] = old if old and same else self._store(draft, type_, data, old)
+        return self._finish(
+            draft,
+            parent_id,
+            dump.header,
+            blobs,
+            base,
+            metadata=dump.metadata,
+            run_id=dump.run_id,
+            keep=keep,
+        )
+
+    def _store(self, draft: Draft, type_: str, data: bytes, old: Blob | None) -> Blob:
+        if old and old.type == type_ and len(data) > 2 * LINK_BYTES:
+            change = diff.difference(old.data, data, type_ == "msgpack")
+            cost = len(change.lead) + len(change.middle) + LINK_BYTES
+            weight = old.weight + cost
+            if cost < len(data) and weight < max(len(data), CHAIN_BYTES) and len(old.spans) <= MAX_SPANS:
+                return self._store_difference(draft, type_, data, old, change, weight)
+        return self._store_whole(draft, type_, data)
+
+    def _store_difference(
+        self, draft: Draft, type_: str, data: bytes, old: Blob, change: diff.Difference, weight: int
+    ) -> Blob:
+        kind, parts = DIFFERENCE, old.parts
+        payload: list[Any] = list(change)
+        if len(change.middle) >= PART_BYTES:
+            kind, payload[3] = DIFFERENCE_PART, self._add_part(draft, change.middle)
+            parts = (*parts, payload[3])
+        value_digest = digest(data)
+        ref = draft.add(Slot(kind, type_, value_digest, payload, old.ref, old.digest))
+        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts)
+
+    def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
+        value_digest = digest(data)
+        if len(data) < PART_BYTES:
+            ref = draft.add(Slot(RAW, type_, value_digest, data))
+            return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
+        part_id = part_id or self._add_part(draft, data)
+        ref = draft.add(Slot(PART, type_, value_digest, part_id))
+        return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,))
+
+    def _add_part(self, draft: Draft, data: bytes) -> bytes:
+        part = self._part(data)
+        draft.parts.append(part)
+        return part.part_id
+
+    def _part(self, data: bytes) -> PartRow:
+        # Equal contents share a part, but an id made of the contents would tell what a cipher hides.
+        part_id = os.urandom(16) if self._encrypted else blake2b(data, digest_size=16).digest()
+        return PartRow(part_id, self._envelope.seal(data))
+
+    def _finish(
+        self,
+        draft: Draft,
+        parent_id: str | None,
+        header: Header,
+        blobs: dict[str, Blob],
+        base: Image | None,
+        *,
+        metadata: bytes,
+        run_id: str | None,
+        kind: Kind = Kind.LIVE,
+        history: Sequence[Sequence[Any]] = (),
+        history_parts: tuple[bytes, ...] = (),
+        keep: Mapping[int, Slot] = NOTHING,
+    ) -> Encoded:
+        old = base if base and base.links < MAX_HEADER_LINKS else None
+        if old is None:
+            for channel, blob in blobs.items():
+                if len(blob.data) <= SMALL_BYTES and blob.ref.key != draft.key:
+                    blobs[channel] = self._store_whole(draft, blob.type, blob.data)
+        if history:
+            draft.add(Slot(HISTORY, "", 0, list(history)))
+        packed = pack_header(
+            header,
+            {channel: (blob.ref.key, blob.ref.slot) for channel, blob in blobs.items()},
+            old.header if old else None,
+            {channel: (b.ref.key, b.ref.slot) for channel, b in old.blobs.items()} if old else {},
+            draft.key,
+        )
+        head_digest = digest(packed)
+        slot = (
+            Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
+            if old
+            else Slot(HEADER, "", head_digest, packed)
+        )
+        head = draft.add(slot)
+        head_spans = extend(old.head_spans, draft.span) if old else (draft.span,)
+        body = self.seal_body(Body(head.slot, {**keep, **draft.slots}), draft.key)
+        row = CheckpointRow(
+            key=draft.key,
+            parent_id=parent_id,
+            body=body,
+            metadata=metadata,
+            rev=revision(body, metadata, parent_id),
+            reach=reach_of(draft.key, head_spans, blobs.values()),
+            parts=unique(part for blob in blobs.values() for part in blob.parts) + history_parts,
+            run_id=run_id,
+            kind=kind,
+        )
+        links = old.links + 1 if old else 0
+        image = Image(row.key, row.rev, header, head, head_digest, links, head_spans, blobs, history)
+        return Encoded(row, draft.parts, image)
+
+    def rebase(self, row: CheckpointRow, image: Image, keep: Mapping[int, Slot]) -> Encoded:
+        """Encode a stored checkpoint again so that it needs no other row.
+
+        The slots in `keep`, which others need, stay where they are.
+        """
+        draft = Draft(row.key, max(keep, default=-1) + 1)
+        blobs = {}
+        for channel, blob in image.blobs.items():
+            whole = blob.parts[0] if len(blob.parts) == 1 and not blob.weight else None
+            blobs[channel] = self._store_whole(draft, blob.type, blob.data, whole)
+        return self._finish(
+            draft,
+            row.parent_id,
+            image.header,
+            blobs,
+            None,
+            metadata=row.metadata,
+            run_id=row.run_id,
+            kind=row.kind,
+            history=image.history,
+            history_parts=history_parts(image.history),
+            keep=keep,
+        )
+
+    def anchor(
+        self,
+        key: CheckpointKey,
+        parent_id: str | None,
+        model: Image,
+        metadata: Mapping[str, Any],
+        seeds: Mapping[str, Blob],
+        history: Sequence[Sequence[Any]],
+    ) -> Encoded:
+        """Encode the stand-in for deleted ancestors: `seeds` as its values, `history` as its writes."""
+        draft = Draft(key)
+        blobs = {
+            channel: self._store_whole(
+                draft,
+                seed.type,
+                seed.data,
+                seed.parts[0] if len(seed.parts) == 1 and not seed.weight else None,
+            )
+            for channel, seed in seeds.items()
+        }
+        versions = {c: model.header.versions[c] for c in seeds if c in model.header.versions}
+        header = replace(model.header, versions=versions, seen={}, extra=None)
+        return self._finish(
+            draft,
+            parent_id,
+            header,
+            blobs,
+            None,
+            metadata=self.pack_metadata(metadata),
+            run_id=None,
+            kind=Kind.ANCHOR,
+            history=history,
+            history_parts=history_parts(history),
+        )
+
+    def seal_body(self, body: Body, key: CheckpointKey) -> bytes:
+        """Return the stored form of a body."""
+        records = {number: pack_slot(slot, key) for number, slot in body.slots.items()}
+        return self._envelope.seal(pack_any([body.head, records]))
+
+    def open_body(self, data: bytes, key: CheckpointKey) -> Body:
+        """Parse a stored body.
+
+        Raises:
+            CorruptCheckpointError: The bytes are not a body.
+            SchemaError: They are of a format that this version doesn't know.
+        """
+        with Reading(key):
+            head, records = unpack(self._envelope.open(data))
+            return Body(head, {number: unpack_slot(record, key) for number, record in records.items()})
+
+    def value(self, blob: Blob, channel: str, thread_id: str) -> Any:
+        """Return a fresh value of a channel."""
+        return self._load((blob.type, blob.data), f"channel {channel!r}", thread_id)
+
+    def channel_values(self, image: Image) -> dict[str, Any]:
+        """Return fresh values of all channels."""
+        thread_id = image.key.thread_id
+        return {channel: self.value(blob, channel, thread_id) for channel, blob in image.blobs.items()}
+
+    def is_delta_snapshot(self, blob: Blob) -> bool:
+        """Tell whether a value is a `DeltaChannel`'s snapshot."""
+        if blob.type == "msgpack" and blob.data[:1] not in _EXT:
+            return False
+        try:
+            return isinstance(self._serde.loads_typed((blob.type, blob.data)), _DeltaSnapshot)
+        except SerializationError:
+            # A type that may not be loaded here is not LangGraph's own.
+            return False
+
+    # --- metadata ----------------------------------------------------------------------------------
+
+    def pack_metadata(self, metadata: Mapping[str, Any]) -> bytes:
+        """Encode metadata exactly; plain data can be read without the serializer."""
+        try:
+            return b"\x00" + pack(dict(metadata))
+        except TypeError:
+            type_, data = self._dump(dict(metadata), "metadata", None)
+            return b"\x01" + pack([type_, data])
+
+    def unpack_metadata(self, data: bytes) -> dict[str, Any]:
+        """Decode what `pack_metadata` made."""
+        try:
+            value = unpack(data[1:])
+        except ValueError as error:
+            raise CorruptCheckpointError(f"the metadata of a checkpoint is corrupt: {error}") from error
+        if data[:1] == b"\x00":
+            return cast("dict[str, Any]", value)
+        return cast("dict[str, Any]", self._load((value[0], value[1]), "metadata", None))
+
+    # --- writes ------------------------------------------------------------------------------------
+
+    def encode_writes(
+        self, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, thread_id: str
+    ) -> tuple[list[WriteRow], list[PartRow]]:
+        """Encode one `put_writes` call: its regular writes in one row, each special write in its own."""
+        parts: list[PartRow] = []
+        regular: list[list[Any]] = []
+        special: dict[int, list[Any]] = {}
+        for position, (channel, value) in enumerate(writes):
+            index = WRITES_IDX_MAP.get(channel, position)
+            type_, data = self._dump(value, f"a write to channel {channel!r}", thread_id)
+            item = [index, channel, type_, data]
+            if len(data) >= PART_BYTES:
+                part = self._part(data)
+                parts.append(part)
+                item = [index, channel, type_, None, part.part_id]
+            if index < 0:
+                special[index] = item
+            else:
+                regular.append(item)
+        groups = [(0, regular)] if regular else []
+        groups += [(index, [item]) for index, item in special.items()]
+        rows = [
+            WriteRow(task_id, task_path, call, self._envelope.seal(pack_any(items)), history_parts(items))
+            for call, items in groups
+        ]
+        return rows, parts
+
+    def merge_writes(self, rows: Iterable[WriteRow], key: CheckpointKey) -> list[list[Any]]:
+        """Return `[task_id, index, channel, type, data, part_id?]` per write, in `writes_sort_key` order."""
+        merged: dict[tuple[str, int], tuple[tuple[str, str, int], list[Any]]] = {}
+        for row in rows:
+            with Reading(key):
+                items = unpack(self._envelope.open(row.body))
+            for item in items:
+                identity = (row.task_id, item[0])
+                if item[0] >= 0 and identity in merged:
+                    continue
+                order = writes_sort_key(row.task_path, row.task_id, item[0])
+                merged[identity] = (order, [row.task_id, *item])
+        return [item for _, item in sorted(merged.values(), key=lambda pair: pair[0])]
+
+    def load_writes(
+        self, items: Iterable[Sequence[Any]], parts: Mapping[bytes, bytes], key: CheckpointKey
+    ) -> list[tuple[str, str, Any]]:
+        """Return pending writes: (task id, channel, fresh value)."""
+        loaded = []
+        for task_id, _, channel, type_, data, *part_id in items:
+            data = self.read_part(parts, part_id[0], key) if part_id else data
+            what = f"a write to channel {channel!r}"
+            loaded.append((task_id, channel, self._load((type_, data), what, key.thread_id)))
+        return loaded
+
+    def read_part(self, parts: Mapping[bytes, bytes], part_id: bytes, key: CheckpointKey) -> bytes:
+        with Reading(key):
+            return self._envelope.open(parts[part_id])
+
+    # --- the serializer ----------------------------------------------------------------------------
+
+    def _dump(self, value: Any, what: str, thread_id: str | None) -> tuple[str, bytes]:
+        try:
+            type_, data = self._serde.dumps_typed(value)
+        except Exception as error:
+            raise SerializationError(
+                f"{what} of thread {thread_id!r} holds a {type(value).__name__} that cannot be stored: "
+                f"{error}. Keep such objects out of the state, or pass a serde that handles them."
+            ) from error
+        return type_, bytes(data)
+
+    def _load(self, typed: tuple[str, bytes], what: str, thread_id: str | None) -> Any:
+        try:
+            return self._serde.loads_typed(typed)
+        except UnsafeTypeError as error:
+            raise UnsafeTypeError(
+                error.module, error.name, f"{what} of thread {thread_id!r}: {error}"
+            ) from error
+        except SerializationError as error:
+            raise SerializationError(f"{what} of thread {thread_id!r}: {error}") from error
+        except Exception as error:
+            raise SerializationError(
+                f"{what} of thread {thread_id!r} is stored as {typed[0]!r} and cannot be read: {error}. "
+                "Read it with the serde that wrote it."
+            ) from error

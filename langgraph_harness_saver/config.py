@@ -1,0 +1,174 @@
+"""What a user can set, and the store that it makes."""
+
+from __future__ import annotations
+
+import warnings
+from enum import Enum
+from typing import Any, Literal
+from urllib.parse import unquote
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing_extensions import Self
+
+from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.stores.base import Store
+from langgraph_harness_saver.stores.memory import MemoryStore
+from langgraph_harness_saver.stores.sqlite import SQLiteStore
+
+_SCHEMES = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+    "unix": "redis",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+}
+_EXAMPLES = "memory://, sqlite:///agents.db, or sqlite:// for a private database"
+
+
+class CheckpointBackend(str, Enum):
+    """The kinds of stores."""
+
+    MEMORY = "memory"
+    SQLITE = "sqlite"
+    REDIS = "redis"
+    POSTGRES = "postgres"
+
+
+with warnings.catch_warnings():
+    # `schema` is the name that Postgres users look for; pydantic has a deprecated method of that name.
+    warnings.filterwarnings("ignore", message='Field name "schema"')
+
+    class CheckpointerConfig(BaseSettings):
+        """What a `HarnessCheckpointer` can be told.
+
+        Each field is also read from an environment variable: HARNESS_SAVER_URL, HARNESS_SAVER_TTL_SECONDS
+        and so on. What is passed wins.
+
+        Raises:
+            InvalidConfigError: A field is unknown or its value can't be used.
+        """
+
+        model_config = SettingsConfigDict(
+            env_prefix="HARNESS_SAVER_", extra="forbid", frozen=True, populate_by_name=True
+        )
+
+        backend: CheckpointBackend = CheckpointBackend.MEMORY
+        """The kind of store; taken from `url` where that is given."""
+        url: str | None = Field(
+            None,
+            validation_alias=AliasChoices("url", "redis_url", "HARNESS_SAVER_URL", "HARNESS_SAVER_REDIS_URL"),
+        )
+        """Where the store is."""
+        key_prefix: str = "harness"
+        """What the names of a Redis store's keys begin with."""
+        ttl_seconds: float | None = Field(None, gt=0)
+        """Seconds after its last write at which a thread expires; never, if None."""
+        schema: str | None = None  # type: ignore[assignment]
+        """The schema that a Postgres store's tables live in."""
+        create_schema: bool = True
+        """Whether a Postgres store makes its tables where they are missing."""
+        strict_msgpack: bool | None = None
+        """True loads LangGraph's own types and the allow-listed ones only; None also plain data classes
+        whose module is imported already; False all that LangGraph itself would."""
+        allowed_msgpack_modules: tuple[tuple[str, ...], ...] = ()
+        """Further types that may be loaded: ("module", "Name")."""
+        cache_bytes: int = Field(64 << 20, ge=0)
+        """How many bytes of checkpoints are kept in memory to write and read differences without a
+        look-up."""
+        pool_size: int = Field(10, ge=1)
+        """How many connections a store may open."""
+        busy_timeout_seconds: float = Field(30.0, ge=0)
+        """How long to wait for another process that is writing to the same SQLite file."""
+        synchronous: Literal["full", "normal"] = "full"
+        """Whether each commit to an SQLite file waits for the disk."""
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise InvalidConfigError(_explain(error)) from error
+
+        @model_validator(mode="after")
+        def _agree(self) -> Self:
+            if self.url is None:
+                if self.backend != CheckpointBackend.MEMORY:
+                    raise ValueError(f"backend {self.backend.value!r} needs a url, such as {_EXAMPLES}")
+                return self
+            backend = backend_of(self.url)
+            if "backend" in self.model_fields_set and self.backend != backend:
+                raise ValueError(
+                    f"backend {self.backend.value!r} doesn't go with the url {redacted(self.url)!r}"
+                )
+            object.__setattr__(self, "backend", backend)
+            return self
+
+
+def backend_of(url: str) -> CheckpointBackend:
+    """Return the backend that a URL's scheme names.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    scheme, colon, _ = url.partition("://")
+    name = _SCHEMES.get(scheme.lower().partition("+")[0])
+    if not colon or name is None:
+        raise ValueError(f"{redacted(url)!r} is not a URL of a store; use {_EXAMPLES}")
+    return CheckpointBackend(name)
+
+
+def make_store(config: CheckpointerConfig) -> Store:
+    """Make the store that a configuration describes; nothing is opened yet.
+
+    Raises:
+        InvalidConfigError: The URL can't be used, or the store is not built yet.
+    """
+    if config.backend == CheckpointBackend.MEMORY:
+        return MemoryStore(ttl_seconds=config.ttl_seconds)
+    if config.backend == CheckpointBackend.SQLITE:
+        return SQLiteStore(
+            sqlite_path(config.url or "sqlite://"),
+            ttl_seconds=config.ttl_seconds,
+            busy_timeout_seconds=config.busy_timeout_seconds,
+            synchronous=config.synchronous,
+            readers=config.pool_size,
+        )
+    raise InvalidConfigError(f"the {config.backend.value} store is not built yet; use {_EXAMPLES}")
+
+
+def sqlite_path(url: str) -> str | None:
+    """Return the path in `sqlite:///relative` or `sqlite:////absolute`; None for a private database.
+
+    Raises:
+        InvalidConfigError: The URL has a host or a query.
+    """
+    rest = url.partition("://")[2]
+    if rest in ("", "/", "/:memory:"):
+        return None
+    if not rest.startswith("/") or "?" in rest:
+        raise InvalidConfigError(
+            f"{url!r} is not an SQLite URL: it takes three slashes and a path, sqlite:///agents.db "
+            "or sqlite:////var/lib/agents.db, and options are passed beside it"
+        )
+    return unquote(rest[1:])
+
+
+def redacted(url: str) -> str:
+    """Return a URL without its password."""
+    head, at, tail = url.rpartition("@")
+    scheme, colon, login = head.partition("://")
+    return f"{scheme}{colon}{login.partition(':')[0]}{at}{tail}" if at else url
+
+
+def _explain(error: ValidationError) -> str:
+    told = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        told.append(f"{name}: {message}" if name else message)
+        if item["type"] == "extra_forbidden":
+            told[-1] = f"there is no option {name!r}; there are {', '.join(CheckpointerConfig.model_fields)}"
+    return "; ".join(told)

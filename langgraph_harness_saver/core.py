@@ -1,0 +1,382 @@
+"""What a saver does, told in rows: async only, awaiting the store and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from langgraph_harness_saver.cache import ImageCache
+from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.family import kept_slots, reader_of, removal, unused_parts
+from langgraph_harness_saver.reader import Reader
+from langgraph_harness_saver.rows import (
+    Base,
+    Change,
+    CheckpointKey,
+    CheckpointRow,
+    Entry,
+    Family,
+    Kind,
+    Page,
+    PartRow,
+    PutResult,
+    Query,
+    Span,
+    WriteRow,
+)
+from langgraph_harness_saver.slots import Dump, Encoded, Image, revision
+from langgraph_harness_saver.stores.base import ANY_HEAD, Store, Unconditional
+
+FIRST_PAGE, PAGE = 8, 64
+
+
+class Stored(NamedTuple):
+    """One checkpoint as it is stored, decoded to bytes; values are made fresh from it."""
+
+    row: CheckpointRow
+    image: Image
+    metadata: dict[str, Any]
+    writes: Sequence[Sequence[Any]]
+    parts: Mapping[bytes, bytes]
+
+
+class Selection(NamedTuple):
+    """What `Core.list` is asked for."""
+
+    thread_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_id: str | None = None
+    before: str | None = None
+    filter: Mapping[str, Any] | None = None
+    limit: int | None = None
+
+
+class Core:
+    """Reads and writes checkpoints through a codec, a store and a cache."""
+
+    def __init__(self, store: Store, codec: Codec, cache: ImageCache) -> None:
+        self.store = store
+        self.codec = codec
+        self.cache = cache
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: CheckpointKey,
+        parent_id: str | None,
+        checkpoint: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        new_versions: Mapping[str, Any],
+        head: str | Unconditional | None = ANY_HEAD,
+    ) -> None:
+        """Store a checkpoint, as differences from its parent where these pay."""
+        if parent_id == key.checkpoint_id:
+            parent_id = None
+        parent = None if parent_id is None else key._replace(checkpoint_id=parent_id)
+        base = self.cache.get(parent) if parent else None
+        # Before anything is awaited: the graph goes on and changes its values in place.
+        dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
+        await self.store.open()
+        base = base or (await self._image(parent) if parent else None)
+        result, encoded = await self._try_put(key, parent_id, dump, base, head)
+        if result == PutResult.BASE_GONE and parent is not None:
+            # Another process has pruned or deleted the parent since it was cached.
+            self.cache.drop(parent)
+            result, encoded = await self._try_put(key, parent_id, dump, await self._image(parent), head)
+        if result == PutResult.BASE_GONE:
+            result, encoded = await self._try_put(key, parent_id, dump, None, head)
+        if result == PutResult.OCCUPIED:
+            await self._put_again(key, parent_id, dump)
+        else:
+            self.cache.add(encoded.image)
+
+    async def _try_put(
+        self,
+        key: CheckpointKey,
+        parent_id: str | None,
+        dump: Dump,
+        base: Image | None,
+        head: str | Unconditional | None,
+    ) -> tuple[PutResult, Encoded]:
+        encoded = self.codec.encode(key, parent_id, dump, base)
+        needed = Base(base.key, base.rev) if base else None
+        return await self.store.put(encoded.row, encoded.parts, base=needed, head=head), encoded
+
+    async def _put_again(self, key: CheckpointKey, parent_id: str | None, dump: Dump) -> None:
+        """Replace a checkpoint, leaving what others need of the one that was there."""
+
+        def plan(family: Family) -> Change:
+            parent = family.rows.get(key._replace(checkpoint_id=parent_id)) if parent_id is not None else None
+            base = None
+            if parent is not None and parent.kind != Kind.HIDDEN:
+                base = reader_of(self.codec, family.rows, family).image(parent)
+            keep = kept_slots(self.codec, family, key)
+            encoded = self.codec.encode(key, parent_id, dump, base, keep)
+            unused = unused_parts(family, {**family.rows, key: encoded.row})
+            added = {part.part_id for part in encoded.parts}
+            return Change(rows=[encoded.row], parts=encoded.parts, drop_parts=unused - added)
+
+        self.cache.drop(key)
+        await self.store.revise(key.thread_id, plan)
+
+    async def put_writes(
+        self, key: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        """Store writes of one task."""
+        rows, parts = self.codec.encode_writes(writes, task_id, task_path, key.thread_id)
+        await self.store.open()
+        if rows:
+            await self.store.put_writes(key, rows, parts)
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def get(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Stored | None:
+        """Return one checkpoint; without an id, the latest."""
+        await self.store.open()
+        held = _Held(self.cache)
+        page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
+        for stored in self._decode(page, held):
+            self.cache.add(stored.image)
+            return stored
+        return None
+
+    async def _image(self, key: CheckpointKey) -> Image | None:
+        stored = await self.get(*key)
+        return stored.image if stored else None
+
+    async def pages(self, selection: Selection) -> AsyncIterator[list[Stored]]:
+        """Yield pages of checkpoints, newest id first."""
+        await self.store.open()
+        left = selection.limit
+        size = FIRST_PAGE
+        query = self._query(selection)
+        while left is None or left > 0:
+            size = size if left is None else min(size, left)
+            held = _Held(self.cache)
+            page = await self.store.scan(query, size, held.known)
+            yield self._decode(page, held)
+            if len(page.entries) < size:
+                return
+            left = None if left is None else left - size
+            query = replace(query, after=page.entries[-1].row.key)
+            size = PAGE
+
+    def _query(self, selection: Selection) -> Query:
+        wanted = selection.filter
+        matches: Callable[[bytes], bool] | None = None
+        if wanted:
+
+            def matches(data: bytes) -> bool:
+                return contains(self.codec.unpack_metadata(data), wanted)
+
+        return Query(
+            thread_id=selection.thread_id,
+            checkpoint_ns=selection.checkpoint_ns,
+            checkpoint_id=selection.checkpoint_id,
+            before=selection.before,
+            matches=matches,
+            filter=wanted,
+        )
+
+    def _decode(self, page: Page, held: _Held) -> list[Stored]:
+        if not page.entries:
+            return []
+        reader = Reader(self.codec, page, held.images)
+        return [self._stored(reader, entry, page) for entry in page.entries]
+
+    def _stored(self, reader: Reader, entry: Entry, page: Page) -> Stored:
+        row = entry.row
+        image = reader.image(row)
+        is_anchor = row.kind == Kind.ANCHOR
+        writes = image.history if is_anchor else self.codec.merge_writes(entry.writes, row.key)
+        return Stored(row, image, self.codec.unpack_metadata(row.metadata), writes, page.parts)
+
+    def values(self, stored: Stored) -> dict[str, Any]:
+        """Return fresh channel values."""
+        return self.codec.channel_values(stored.image)
+
+    def pending_writes(
+        self, stored: Stored, channels: Collection[str] | None = None
+    ) -> list[tuple[str, str, Any]]:
+        """Return fresh pending writes, of all channels or of some."""
+        items = [item for item in stored.writes if channels is None or item[2] in channels]
+        return self.codec.load_writes(items, stored.parts, stored.row.key)
+
+    async def delta_history(
+        self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, channels: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return per channel the writes, oldest first, and the seed; see `get_delta_channel_history`."""
+        await self.store.open()
+        held = _Held(self.cache)
+        page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
+        writes: dict[str, list[tuple[str, str, Any]]] = {channel: [] for channel in channels}
+        seeds: dict[str, Any] = {}
+        ancestors = _Ancestors(self, page.entries[0].row if page.entries else None)
+        while len(seeds) < len(writes) and (stored := await ancestors.next()) is not None:
+            open_channels = writes.keys() - seeds.keys()
+            for write in reversed(self.pending_writes(stored, open_channels)):
+                writes[write[1]].append(write)
+            for channel in open_channels & stored.image.blobs.keys():
+                seeds[channel] = self.codec.value(stored.image.blobs[channel], channel, thread_id)
+        return {
+            channel: {"writes": found[::-1], **({"seed": seeds[channel]} if channel in seeds else {})}
+            for channel, found in writes.items()
+        }
+
+    # --- deleting ----------------------------------------------------------------------------------
+
+    async def delete_thread(self, thread_id: str) -> int:
+        """Delete a thread; return how many checkpoints it had."""
+        await self.store.open()
+        return await self.store.delete_thread(thread_id)
+
+    async def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of runs, in all threads."""
+        await self.store.open()
+        runs = set(run_ids)
+        if not runs:
+            return
+        for thread_id in await self.store.threads_of_runs(sorted(runs)):
+            await self._remove(thread_id, lambda rows: [r.key for r in rows if r.run_id in runs])
+
+    async def prune(self, thread_ids: Sequence[str]) -> None:
+        """Delete all but the latest checkpoint of each namespace."""
+        await self.store.open()
+        for thread_id in thread_ids:
+            await self._remove(thread_id, _all_but_latest)
+
+    async def _remove(
+        self, thread_id: str, choose: Callable[[list[CheckpointRow]], list[CheckpointKey]]
+    ) -> None:
+        def plan(family: Family) -> Change:
+            rows = [r for k, r in family.rows.items() if k.thread_id == thread_id and r.kind == Kind.LIVE]
+            gone = choose(rows)
+            return removal(self.codec, family, gone) if gone else Change()
+
+        await self.store.revise(thread_id, plan)
+
+    async def copy_thread(self, source: str, target: str) -> None:
+        """Copy a thread's checkpoints and writes; those that the target has already are left as they are."""
+        await self.store.open()
+        if source == target:
+            return
+        family = await self.store.load(source)
+        if family.rows:
+            await self.store.revise(target, lambda there: self._copy(family, there, source, target))
+
+    def _copy(self, family: Family, there: Family, source: str, target: str) -> Change:
+        rows = {k: self._copied(r, target) for k, r in family.rows.items() if k.thread_id == source}
+        clashing = any(r.key in there.rows and there.rows[r.key].body != r.body for r in rows.values())
+        fresh = {k: r for k, r in rows.items() if r.key not in there.rows}
+        parts: list[PartRow] = []
+        if clashing:
+            # What is there has gone its own way, so nothing new may lean on it.
+            fresh, parts = self._whole(family, {k: r for k, r in fresh.items() if r.kind != Kind.HIDDEN})
+        writes = {r.key: family.writes[k] for k, r in fresh.items() if k in family.writes}
+        return Change(
+            rows=list(fresh.values()), writes=writes, parts=[*parts, *_parts(family, fresh, writes)]
+        )
+
+    def _copied(self, row: CheckpointRow, target: str) -> CheckpointRow:
+        metadata = row.metadata
+        if row.kind != Kind.HIDDEN:
+            decoded = self.codec.unpack_metadata(metadata)
+            if "thread_id" in decoded:
+                metadata = self.codec.pack_metadata({**decoded, "thread_id": target})
+        return replace(
+            row,
+            key=row.key._replace(thread_id=target),
+            metadata=metadata,
+            rev=revision(row.body, metadata, row.parent_id),
+            reach=tuple(Span(target, *span[1:]) for span in row.reach),
+        )
+
+    def _whole(
+        self, family: Family, rows: Mapping[CheckpointKey, CheckpointRow]
+    ) -> tuple[dict[CheckpointKey, CheckpointRow], list[PartRow]]:
+        reader = reader_of(self.codec, family.rows, family)
+        whole: dict[CheckpointKey, CheckpointRow] = {}
+        parts: list[PartRow] = []
+        for key, row in rows.items():
+            encoded = self.codec.rebase(row, reader.image(family.rows[key]), {})
+            whole[key] = encoded.row
+            parts += encoded.parts
+        return whole, parts
+
+
+class _Held:
+    """Cached images that a page relies on, kept from being evicted until it is decoded."""
+
+    def __init__(self, cache: ImageCache) -> None:
+        self._cache = cache
+        self.images: dict[CheckpointKey, Image] = {}
+
+    def known(self, key: CheckpointKey, rev: int) -> bool:
+        image = self._cache.get(key)
+        if image is None or image.rev != rev or image.history:
+            # An anchor's writes may name parts, which an image doesn't hold.
+            return False
+        self.images[key] = image
+        return True
+
+
+class _Ancestors:
+    """Walks the parent chain, fetching a page of older checkpoints at a time."""
+
+    def __init__(self, core: Core, row: CheckpointRow | None) -> None:
+        self._core = core
+        self._row = row
+        self._page: dict[str, Stored] = {}
+        self._size = FIRST_PAGE
+
+    async def next(self) -> Stored | None:
+        if self._row is None or self._row.parent_id is None:
+            return None
+        key = self._row.key._replace(checkpoint_id=self._row.parent_id)
+        stored = self._page.get(key.checkpoint_id) or await self._fetch(key)
+        self._row = stored.row if stored else None
+        return stored
+
+    async def _fetch(self, key: CheckpointKey) -> Stored | None:
+        # No string sorts between an id and the same with a NUL behind it.
+        query = Query(key.thread_id, key.checkpoint_ns, before=key.checkpoint_id + "\x00")
+        held = _Held(self._core.cache)
+        page = await self._core.store.scan(query, self._size, held.known)
+        self._page = {stored.row.key.checkpoint_id: stored for stored in self._core._decode(page, held)}
+        self._size = PAGE
+        return self._page.get(key.checkpoint_id) or await self._core.get(*key)
+
+
+def contains(value: Any, wanted: Any) -> bool:
+    """Tell whether a value holds all of another, as Postgres' `@>` does: dicts by key, lists by member."""
+    if isinstance(wanted, Mapping):
+        return isinstance(value, Mapping) and all(
+            name in value and contains(value[name], item) for name, item in wanted.items()
+        )
+    if isinstance(wanted, (list, tuple)):
+        return isinstance(value, (list, tuple)) and all(
+            any(contains(candidate, item) for candidate in value) for item in wanted
+        )
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        return value is wanted
+    return bool(value == wanted) or (value != value and wanted != wanted)
+
+
+def _all_but_latest(rows: list[CheckpointRow]) -> list[CheckpointKey]:
+    latest: dict[str, str] = {}
+    for row in rows:
+        _, checkpoint_ns, checkpoint_id = row.key
+        latest[checkpoint_ns] = max(checkpoint_id, latest.get(checkpoint_ns, checkpoint_id))
+    return [row.key for row in rows if row.key.checkpoint_id != latest[row.key.checkpoint_ns]]
+
+
+def _parts(
+    family: Family,
+    rows: Mapping[CheckpointKey, CheckpointRow],
+    writes: Mapping[CheckpointKey, Sequence[WriteRow]],
+) -> list[PartRow]:
+    named = {part for row in rows.values() for part in row.parts}
+    named.update(part for some in writes.values() for write in some for part in write.parts)
+    return [PartRow(part_id, family.parts[part_id]) for part_id in sorted(named) if part_id in family.parts]

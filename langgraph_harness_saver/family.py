@@ -1,0 +1,248 @@
+"""What a deletion takes away and what it has to leave: pure functions over a family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.reader import Reader
+from langgraph_harness_saver.rows import (
+    Change,
+    CheckpointKey,
+    CheckpointRow,
+    Family,
+    Kind,
+    Page,
+    PartRow,
+)
+from langgraph_harness_saver.slots import Blob, Body, Encoded, Image, Ref, Slot, revision
+
+REBASE_FACTOR = 4
+"""Survivors are stored whole again if their values are at most this many times what that frees."""
+
+Rows = dict[CheckpointKey, CheckpointRow]
+
+
+def removal(codec: Codec, family: Family, gone: Iterable[CheckpointKey]) -> Change:
+    """Delete checkpoints so that every survivor reads back as before.
+
+    A survivor's parent becomes its nearest surviving ancestor, or an anchor where a channel is rebuilt
+    from what deleted ancestors held. Bytes that survivors need stay in hidden rows, or the survivors
+    are stored whole again, whichever takes less.
+    """
+    plan = _Removal(codec, family, set(gone))
+    plan.relink()
+    plan.rebase_or_hide()
+    return plan.change()
+
+
+def needs(reader: Reader, keys: Iterable[CheckpointKey]) -> set[Ref]:
+    """Return every slot that reading these checkpoints takes."""
+    needed: set[Ref] = set()
+    for key in keys:
+        head = reader.head(key)
+        for ref in (head, *reader.header(head)[1].values()):
+            _follow(reader, ref, needed)
+    return needed
+
+
+def kept_slots(codec: Codec, family: Family, key: CheckpointKey) -> dict[int, Slot]:
+    """Return the slots of one row that other checkpoints need."""
+    row = family.rows.get(key)
+    if row is None:
+        return {}
+    reader = reader_of(codec, family.rows, family)
+    readable = [k for k, r in family.rows.items() if r.kind != Kind.HIDDEN and k != key]
+    needed = needs(reader, readable)
+    return {n: slot for n, slot in reader.body(key).slots.items() if Ref(key, n) in needed}
+
+
+def unused_parts(family: Family, rows: Mapping[CheckpointKey, CheckpointRow]) -> frozenset[bytes]:
+    """Return the parts that neither these rows nor the writes of their checkpoints name."""
+    used = {part for row in rows.values() if row.kind != Kind.HIDDEN for part in row.parts}
+    for key, writes in family.writes.items():
+        # Writes may be there before their checkpoint.
+        if key in rows or key not in family.rows:
+            used.update(part for write in writes for part in write.parts)
+    return frozenset(family.parts) - used
+
+
+def reader_of(codec: Codec, rows: Mapping[CheckpointKey, CheckpointRow], family: Family) -> Reader:
+    """Return a reader of everything in a family."""
+    return Reader(codec, Page((), {key: row.body for key, row in rows.items()}, family.parts))
+
+
+def anchor_id(checkpoint_id: str) -> str:
+    """Return the id of the anchor below a checkpoint."""
+    named = blake2b(checkpoint_id.encode("utf-8", "surrogatepass"), digest_size=16, person=b"anchor")
+    return str(UUID(bytes=named.digest(), version=5))
+
+
+def _follow(reader: Reader, ref: Ref | None, needed: set[Ref]) -> None:
+    while ref is not None and ref not in needed:
+        needed.add(ref)
+        ref = reader.slot(ref).base
+
+
+@dataclass(slots=True)
+class _Removal:
+    codec: Codec
+    family: Family
+    gone: set[CheckpointKey]
+    rows: Rows = field(default_factory=dict)
+    reader: Reader = field(init=False)
+    parts: list[PartRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = dict(self.family.rows)
+        self.reader = reader_of(self.codec, self.rows, self.family)
+
+    def relink(self) -> None:
+        """Give every survivor a parent that survives."""
+        survivors = [r for k, r in self.rows.items() if r.kind == Kind.LIVE and k not in self.gone]
+        for row in survivors:
+            path, parent_id = self._path(row)
+            if any(step.key in self.gone for step in path):
+                anchor = self._anchor(row, path, parent_id)
+                if anchor is not None:
+                    self._take(anchor)
+                    parent_id = anchor.row.key.checkpoint_id
+                self._replace(row, parent_id)
+        parents = {k._replace(checkpoint_id=r.parent_id) for k, r in self._surviving() if r.parent_id}
+        self.gone.update(k for k, r in self.rows.items() if r.kind == Kind.ANCHOR and k not in parents)
+
+    def rebase_or_hide(self) -> None:
+        """Make do without the rows that go."""
+        leaving = self.gone | {k for k, r in self.rows.items() if r.kind == Kind.HIDDEN}
+        needed = needs(self.reader, [k for k, _ in self._surviving()])
+        wanted = {ref for ref in needed if ref.key in leaving}
+        if wanted:
+            dependents = self._dependents(leaving)
+            whole = sum(len(b.data) for image in dependents for b in image.blobs.values())
+            if whole <= REBASE_FACTOR * sum(len(self.rows[key].body) for key in {r.key for r in wanted}):
+                for image in dependents:
+                    self._rebase(image, needed)
+                self.reader = reader_of(self.codec, self.rows, self.family)
+                needed = needs(self.reader, [k for k, _ in self._surviving()])
+        for key in leaving:
+            self._hide(key, {n: s for n, s in self.reader.body(key).slots.items() if Ref(key, n) in needed})
+
+    def change(self) -> Change:
+        """Return what is to be done."""
+        before = self.family.rows
+        return Change(
+            rows=[row for key, row in self.rows.items() if before.get(key) is not row],
+            deletes=[key for key in before if key not in self.rows],
+            writes={k: () for k in self.gone if k in self.rows and k in self.family.writes},
+            parts=self.parts,
+            drop_parts=unused_parts(self.family, {k: r for k, r in self.rows.items() if k not in self.gone})
+            - {part.part_id for part in self.parts},
+        )
+
+    def _surviving(self) -> list[tuple[CheckpointKey, CheckpointRow]]:
+        return [(k, r) for k, r in self.rows.items() if r.kind != Kind.HIDDEN and k not in self.gone]
+
+    def _path(self, row: CheckpointRow) -> tuple[list[CheckpointRow], str | None]:
+        """Return the ancestors up to the nearest survivor, nearest first, and that survivor's id."""
+        path: list[CheckpointRow] = []
+        seen = {row.key}
+        parent_id = row.parent_id
+        while parent_id is not None:
+            key = row.key._replace(checkpoint_id=parent_id)
+            parent = self.rows.get(key)
+            if parent is None or key in seen:
+                return path, None if path else parent_id
+            if parent.kind == Kind.LIVE and key not in self.gone:
+                return path, parent_id
+            seen.add(key)
+            path.append(parent)
+            parent_id = parent.parent_id
+        return path, None
+
+    def _anchor(
+        self, row: CheckpointRow, path: Sequence[CheckpointRow], parent_id: str | None
+    ) -> Encoded | None:
+        readable = [step for step in path if step.kind != Kind.HIDDEN]
+        if not readable:
+            return None
+        image = self.reader.image(row)
+        counters = self.codec.unpack_metadata(row.metadata).get("counters_since_delta_snapshot") or {}
+        seeds, history = self._contributions(image, readable, set(counters))
+        if not seeds and not history:
+            return None
+        nearest = self.codec.unpack_metadata(readable[0].metadata)
+        return self.codec.anchor(
+            row.key._replace(checkpoint_id=anchor_id(row.key.checkpoint_id)),
+            parent_id,
+            self.reader.image(readable[0]),
+            {"source": "fork", "step": nearest.get("step", -1), "parents": nearest.get("parents", {})},
+            seeds,
+            history,
+        )
+
+    def _contributions(
+        self, image: Image, path: Sequence[CheckpointRow], counted: set[str]
+    ) -> tuple[dict[str, Blob], list[Sequence[Any]]]:
+        """Return what an ancestor walk from a survivor would find on the way: seeds, and writes in order."""
+        own = {c for c, blob in image.blobs.items() if not self.codec.is_delta_snapshot(blob)}
+        seeds: dict[str, Blob] = {}
+        history: list[Sequence[Any]] = []
+        for step in path:
+            before = self.reader.image(step)
+            found = [w for w in self._writes(step, before) if w[2] not in seeds and _replayed(w[2], own)]
+            history[:0] = found
+            for channel, blob in before.blobs.items():
+                if channel not in seeds and _replayed(channel, own):
+                    seeds[channel] = blob
+        written = {item[2] for item in history}
+        kept = {
+            channel: blob
+            for channel, blob in seeds.items()
+            if channel in written or channel in counted or self.codec.is_delta_snapshot(blob)
+        }
+        return kept, history
+
+    def _writes(self, row: CheckpointRow, image: Image) -> Sequence[Sequence[Any]]:
+        if row.kind == Kind.ANCHOR:
+            return image.history
+        return self.codec.merge_writes(self.family.writes.get(row.key, ()), row.key)
+
+    def _dependents(self, leaving: set[CheckpointKey]) -> list[Image]:
+        return [
+            self.reader.image(row)
+            for key, row in self._surviving()
+            if any(ref.key in leaving for ref in needs(self.reader, [key]))
+        ]
+
+    def _rebase(self, image: Image, needed: set[Ref]) -> None:
+        others = needs(self.reader, [k for k, _ in self._surviving() if k != image.key])
+        slots = self.reader.body(image.key).slots
+        keep = {n: slot for n, slot in slots.items() if Ref(image.key, n) in others}
+        self._take(self.codec.rebase(self.rows[image.key], image, keep))
+
+    def _hide(self, key: CheckpointKey, slots: Mapping[int, Slot]) -> None:
+        if not slots:
+            del self.rows[key]
+            return
+        row = self.rows[key]
+        body = self.codec.seal_body(Body(None, dict(slots)), key)
+        if row.kind != Kind.HIDDEN or body != row.body:
+            self.rows[key] = CheckpointRow(key, None, body, b"", revision(body, b"", None), kind=Kind.HIDDEN)
+
+    def _replace(self, row: CheckpointRow, parent_id: str | None) -> None:
+        rev = revision(row.body, row.metadata, parent_id)
+        self.rows[row.key] = replace(row, parent_id=parent_id, rev=rev)
+
+    def _take(self, encoded: Encoded) -> None:
+        self.rows[encoded.row.key] = encoded.row
+        self.parts += encoded.parts
+        self.reader = reader_of(self.codec, self.rows, self.family)
+
+
+def _replayed(channel: str, own: set[str]) -> bool:
+    # LangGraph's routing channels are rebuilt from nothing, and so are those whose value is stored.
+    return channel not in own and not channel.startswith(("__", "branch:to:", "join:"))

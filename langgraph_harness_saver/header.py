@@ -1,0 +1,156 @@
+"""The header of a checkpoint: everything but its values, and where these are stored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from langgraph_harness_saver.envelope import pack_any, unpack
+from langgraph_harness_saver.ids import pack_id, unpack_id
+from langgraph_harness_saver.rows import CheckpointKey
+from langgraph_harness_saver.versions import pack_version, unpack_version
+
+_OWN = ("v", "ts", "id", "channel_values", "channel_versions", "versions_seen")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+Places = Mapping[str, tuple[CheckpointKey, int]]
+"""Where each channel's value is stored: key and slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checkpoint's fields but `id` and `channel_values`; `extra` holds those that LangGraph may add."""
+
+    v: Any
+    ts: Any
+    versions: Mapping[str, Any]
+    seen: Mapping[str, Mapping[str, Any]]
+    extra: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> Header:
+        """Take the header of a checkpoint."""
+        extra = {name: copy.copy(value) for name, value in checkpoint.items() if name not in _OWN}
+        return cls(
+            checkpoint.get("v"),
+            checkpoint.get("ts"),
+            dict(checkpoint["channel_versions"]),
+            {node: dict(seen) for node, seen in checkpoint["versions_seen"].items()},
+            extra,
+        )
+
+
+def pack_header(
+    header: Header, places: Places, old: Header | None, old_places: Places, key: CheckpointKey
+) -> bytes:
+    """Pack a header as what differs from `old`, or whole where that is None."""
+    table = _Table()
+    before = old or Header(None, None, {}, {}, None)
+    versions = {
+        c: table.add(v)
+        for c, v in header.versions.items()
+        if c not in before.versions or _new(v, before.versions[c])
+    }
+    seen = {
+        node: {channel: table.add(version) for channel, version in channels.items()}
+        for node, channels in header.seen.items()
+        if node not in before.seen or _any_new(channels, before.seen[node])
+    }
+    moved = {c: _pack_place(p, key) for c, p in places.items() if old_places.get(c) != p}
+    gone = [
+        [c for c in before.versions if c not in header.versions],
+        [n for n in before.seen if n not in header.seen],
+        [c for c in old_places if c not in places],
+    ]
+    return pack_any(
+        [
+            header.v,
+            _pack_time(header.ts),
+            [pack_version(version) for version in table.versions],
+            versions,
+            seen,
+            moved,
+            gone if any(gone) else None,
+            header.extra,
+        ]
+    )
+
+
+def unpack_header(
+    data: bytes, old: Header | None, old_places: Places, key: CheckpointKey
+) -> tuple[Header, dict[str, tuple[CheckpointKey, int]]]:
+    """Undo `pack_header`, given the same `old`."""
+    v, ts, packed, versions, seen, moved, gone, extra = unpack(data)
+    table = [unpack_version(version) for version in packed]
+    before = old or Header(None, None, {}, {}, None)
+    all_versions = {**before.versions, **{c: table[i] for c, i in versions.items()}}
+    all_seen = {**before.seen, **{n: {c: table[i] for c, i in s.items()} for n, s in seen.items()}}
+    places = {**old_places, **{c: _unpack_place(p, key) for c, p in moved.items()}}
+    if gone:
+        mappings: tuple[dict[str, Any], ...] = (all_versions, all_seen, places)
+        for mapping, names in zip(mappings, gone, strict=True):
+            for name in names:
+                del mapping[name]
+    return Header(v, _unpack_time(ts), all_versions, all_seen, extra), places
+
+
+class _Table:
+    """Distinct versions: one step gives most of its channels the same."""
+
+    def __init__(self) -> None:
+        self.versions: list[Any] = []
+        self._index: dict[tuple[type, Any], int] = {}
+
+    def add(self, version: Any) -> int:
+        index = self._index.setdefault((type(version), version), len(self.versions))
+        if index == len(self.versions):
+            self.versions.append(version)
+        return index
+
+
+def _new(version: Any, old: Any) -> bool:
+    # 1, 1.0 and True are equal and yet different versions.
+    return version != old or type(version) is not type(old)
+
+
+def _any_new(seen: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    return len(seen) != len(old) or any(c not in old or _new(v, old[c]) for c, v in seen.items())
+
+
+def _pack_place(place: tuple[CheckpointKey, int], key: CheckpointKey) -> Any:
+    held_by, slot = place
+    if held_by == key:
+        return slot
+    if held_by[:2] == key[:2]:
+        return [pack_id(held_by.checkpoint_id), slot]
+    return [*held_by, slot]
+
+
+def _unpack_place(packed: Any, key: CheckpointKey) -> tuple[CheckpointKey, int]:
+    if isinstance(packed, int):
+        return key, packed
+    if len(packed) == 2:
+        return key._replace(checkpoint_id=unpack_id(packed[0])), packed[1]
+    return CheckpointKey(*packed[:3]), packed[3]
+
+
+def _pack_time(ts: Any) -> Any:
+    # An ISO time in UTC, which is what LangGraph writes, as microseconds since 1970.
+    if isinstance(ts, str) and len(ts) == 32 and ts.endswith("+00:00"):
+        try:
+            moment = datetime.fromisoformat(ts)
+        except ValueError:
+            return ts
+        if moment.isoformat() == ts:
+            return (moment - _EPOCH) // _MICROSECOND
+    return ts if not isinstance(ts, int) else [ts]
+
+
+def _unpack_time(packed: Any) -> Any:
+    if isinstance(packed, int):
+        return (_EPOCH + packed * _MICROSECOND).isoformat()
+    return packed[0] if isinstance(packed, list) else packed

@@ -1,0 +1,169 @@
+"""Decodes stored checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+from langgraph_harness_saver import difference as diff
+from langgraph_harness_saver.codec import LINK_BYTES, Codec
+from langgraph_harness_saver.errors import CorruptCheckpointError
+from langgraph_harness_saver.header import Header, unpack_header
+from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Page, Span
+from langgraph_harness_saver.slots import (
+    DIFFERENCE_PART,
+    HISTORY,
+    PART,
+    RAW,
+    Blob,
+    Body,
+    Image,
+    Reading,
+    Ref,
+    Slot,
+    digest,
+    extend,
+    span_of,
+)
+
+
+class Reader:
+    """Decodes the checkpoints of one page, each slot and header once."""
+
+    def __init__(self, codec: Codec, page: Page, images: Mapping[CheckpointKey, Image] | None = None) -> None:
+        self._codec = codec
+        self._page = page
+        self._stored = {**page.support, **{entry.row.key: entry.row.body for entry in page.entries}}
+        self._bodies: dict[CheckpointKey, Body] = {}
+        self._headers: dict[Ref, tuple[Header, dict[str, Ref]]] = {}
+        self._images = images or {}
+
+    def body(self, key: CheckpointKey) -> Body:
+        """Return a parsed body.
+
+        Raises:
+            CorruptCheckpointError: It is not there.
+        """
+        body = self._bodies.get(key)
+        if body is None:
+            if key not in self._stored:
+                raise CorruptCheckpointError(f"checkpoint {key} is needed to read another, and is gone")
+            body = self._bodies[key] = self._codec.open_body(self._stored[key], key)
+        return body
+
+    def slot(self, ref: Ref) -> Slot:
+        """Return one slot, which has to be there."""
+        slot = self.body(ref.key).slots.get(ref.slot)
+        if slot is None:
+            raise CorruptCheckpointError(f"slot {ref.slot} of checkpoint {ref.key} is gone")
+        return slot
+
+    def chain(self, ref: Ref) -> list[tuple[Ref, Slot]]:
+        """Return a slot and the bases below it, the whole one first."""
+        links = [(ref, self.slot(ref))]
+        seen = {ref}
+        while (base := links[-1][1].base) is not None:
+            slot = self.slot(base)
+            if slot.digest != links[-1][1].base_digest or base in seen:
+                raise CorruptCheckpointError(
+                    f"checkpoint {ref.key} is a difference from another value than {base.key} holds"
+                )
+            seen.add(base)
+            links.append((base, slot))
+        links.reverse()
+        return links
+
+    def head(self, key: CheckpointKey) -> Ref:
+        """Return the place of a checkpoint's header."""
+        head = self.body(key).head
+        if head is None:
+            raise CorruptCheckpointError(f"checkpoint {key} has been deleted, only shared bytes are left")
+        return Ref(key, head)
+
+    def header(self, ref: Ref) -> tuple[Header, dict[str, Ref]]:
+        """Return a header and where each channel's value is stored."""
+        known = self._headers.get(ref)
+        if known is not None:
+            return known
+        header: Header | None = None
+        refs: dict[str, Ref] = {}
+        for link, slot in self.chain(ref):
+            if link in self._headers:
+                header, refs = self._headers[link]
+                continue
+            with Reading(link.key):
+                header, pairs = unpack_header(slot.data, header, refs, link.key)
+            refs = {channel: Ref(CheckpointKey(*key), number) for channel, (key, number) in pairs.items()}
+            self._headers[link] = (header, refs)
+        return self._headers[ref]
+
+    def image(self, row: CheckpointRow) -> Image:
+        """Return a checkpoint as bytes."""
+        known = self._images.get(row.key)
+        if known is not None and known.rev == row.rev:
+            return known
+        head = self.head(row.key)
+        header, refs = self.header(head)
+        chain = self.chain(head)
+        spans: tuple[Span, ...] = ()
+        for link, _ in chain:
+            spans = extend(spans, span_of(link.key))
+        blobs = {channel: self.blob(ref) for channel, ref in refs.items()}
+        history = next((s.data for s in self.body(row.key).slots.values() if s.kind == HISTORY), ())
+        return Image(
+            row.key, row.rev, header, head, chain[-1][1].digest, len(chain) - 1, spans, blobs, history
+        )
+
+    def blob(self, ref: Ref) -> Blob:
+        """Rebuild one channel's value.
+
+        Raises:
+            CorruptCheckpointError: What comes out is not what was stored.
+        """
+        value = bytearray()
+        weight = 0
+        spans: tuple[Span, ...] = ()
+        parts: tuple[bytes, ...] = ()
+        for link, slot in self.chain(ref):
+            spans = extend(spans, span_of(link.key))
+            if slot.kind in (RAW, PART):
+                value = bytearray(self._whole(slot, link))
+            else:
+                change = self._change(slot, link, len(value))
+                weight += len(change.lead) + len(change.middle) + LINK_BYTES
+                diff.apply(value, change)
+            if slot.kind in (PART, DIFFERENCE_PART):
+                parts = (*parts, slot.data if slot.kind == PART else slot.data[3])
+        data = bytes(value)
+        if digest(data) != slot.digest:
+            raise CorruptCheckpointError(f"checkpoint {ref.key} does not decode to what was stored")
+        return Blob(slot.type, data, slot.digest, ref, weight, spans, parts)
+
+    def _whole(self, slot: Slot, link: Ref) -> bytes:
+        if slot.kind == PART:
+            return self._codec.read_part(self._page.parts, slot.data, link.key)
+        return cast("bytes", slot.data)
+
+    def _change(self, slot: Slot, link: Ref, size: int) -> diff.Difference:
+        lead, start, length, middle, tail = slot.data
+        if slot.kind == DIFFERENCE_PART:
+            middle = self._codec.read_part(self._page.parts, middle, link.key)
+        change = diff.Difference(lead, start, length, middle, tail)
+        if not diff.fits(size, change):
+            raise CorruptCheckpointError(f"checkpoint {link.key} is not a difference from its base")
+        return change
+
+
+def checkpoint_of(image: Image, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint that an image is of, with nothing in it shared."""
+    header = image.header
+    return {
+        "v": header.v,
+        "ts": header.ts,
+        "id": image.key.checkpoint_id,
+        "channel_values": values,
+        "channel_versions": dict(header.versions),
+        "versions_seen": {node: dict(seen) for node, seen in header.seen.items()},
+        **copy.deepcopy(header.extra or {}),
+    }

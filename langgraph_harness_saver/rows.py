@@ -1,0 +1,166 @@
+"""The rows that cross the border between the core and a `Store`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class CheckpointKey(NamedTuple):
+    """Names one checkpoint: any strings, ordered by the bytes of their UTF-8."""
+
+    thread_id: str
+    checkpoint_ns: str
+    checkpoint_id: str
+
+
+class Span(NamedTuple):
+    """All checkpoints of one thread and namespace from id `first` to id `last`, both included."""
+
+    thread_id: str
+    checkpoint_ns: str
+    first: str
+    last: str
+
+
+def merge_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Return the same checkpoints in spans that don't overlap."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        if merged and merged[-1][:2] == span[:2] and span.first <= merged[-1].last:
+            merged[-1] = merged[-1]._replace(last=max(merged[-1].last, span.last))
+        else:
+            merged.append(span)
+    return tuple(merged)
+
+
+class Kind(IntEnum):
+    """What a checkpoint row is to a reader."""
+
+    LIVE = 0
+    """A checkpoint as `put` stored it."""
+    HIDDEN = 1
+    """A deleted checkpoint that keeps bytes which others still need; never read as a checkpoint."""
+    ANCHOR = 2
+    """Stands for deleted ancestors: readable by id, never listed, never the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """One checkpoint.
+
+    `rev` identifies the contents (a digest of body, metadata and parent), `reach` covers every other
+    row that is needed to read this one, `parts` names every part that is.
+    """
+
+    key: CheckpointKey
+    parent_id: str | None
+    body: bytes
+    metadata: bytes
+    rev: int
+    reach: tuple[Span, ...] = ()
+    parts: tuple[bytes, ...] = ()
+    run_id: str | None = None
+    kind: Kind = Kind.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """A large value, stored apart from the row that names it; ids are unique within a family."""
+
+    part_id: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRow:
+    """What one `put_writes` call stored for one task: its regular writes, or one special write.
+
+    `call` is the special write's negative index (`WRITES_IDX_MAP`), or 0 for regular writes. A special
+    row replaces the one with the same task and call; regular rows are kept in order of arrival, and one
+    that is there already, byte for byte, is not stored again.
+    """
+
+    task_id: str
+    task_path: str
+    call: int
+    body: bytes
+    parts: tuple[bytes, ...] = ()
+
+
+class Base(NamedTuple):
+    """A row that must still be there, with these contents, for a put to be valid."""
+
+    key: CheckpointKey
+    rev: int
+
+
+class Entry(NamedTuple):
+    """A checkpoint and its pending writes, in order of arrival within each task and call."""
+
+    row: CheckpointRow
+    writes: Sequence[WriteRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some checkpoints with what is needed to read them: other rows' bodies, and parts."""
+
+    entries: Sequence[Entry] = ()
+    support: Mapping[CheckpointKey, bytes] = field(default_factory=dict)
+    parts: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Selects live checkpoints, newest id first; None means any.
+
+    `before` is exclusive. `after` is the last key of the page before (ties of id are ordered by thread
+    and namespace, ascending). `matches` decides on a row's metadata bytes; `filter` is the same as data,
+    for stores that can search by it.
+    """
+
+    thread_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_id: str | None = None
+    before: str | None = None
+    after: CheckpointKey | None = None
+    matches: Callable[[bytes], bool] | None = None
+    filter: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """All that is stored of one family. `parts` may load on access."""
+
+    rows: Mapping[CheckpointKey, CheckpointRow]
+    writes: Mapping[CheckpointKey, Sequence[WriteRow]]
+    parts: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a revision does to a family, all of it or nothing.
+
+    `deletes` removes rows together with their writes. `rows` are inserted or replaced. `writes` replaces
+    all writes of the keys in it. Parts are added, then dropped.
+    """
+
+    rows: Sequence[CheckpointRow] = ()
+    deletes: Sequence[CheckpointKey] = ()
+    writes: Mapping[CheckpointKey, Sequence[WriteRow]] = field(default_factory=dict)
+    parts: Sequence[PartRow] = ()
+    drop_parts: frozenset[bytes] = frozenset()
+
+
+class PutResult(IntEnum):
+    """What became of a put."""
+
+    STORED = 0
+    """It is stored, or was stored before."""
+    BASE_GONE = 1
+    """The base is not there with those contents any more; nothing was stored."""
+    OCCUPIED = 2
+    """Another checkpoint, or bytes that others need, stands under this key; nothing was stored."""

@@ -1,0 +1,204 @@
+"""What a stored body is made of, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from langgraph_harness_saver.errors import CorruptCheckpointError
+from langgraph_harness_saver.header import Header
+from langgraph_harness_saver.ids import pack_id, unpack_id
+from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, PartRow, Span, merge_spans
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+RAW, PART, DIFFERENCE, DIFFERENCE_PART, HEADER, HEADER_DIFFERENCE, HISTORY = range(7)
+
+
+class Ref(NamedTuple):
+    """Names a slot."""
+
+    key: CheckpointKey
+    slot: int
+
+
+class Slot(NamedTuple):
+    """One record of a body; `digest` is of the whole value, `base_digest` of the base's."""
+
+    kind: int
+    type: str
+    digest: int
+    data: Any
+    base: Ref | None = None
+    base_digest: int = 0
+
+
+@dataclass(slots=True)
+class Body:
+    """A parsed body: `head` is the slot of the header, None where only others' bytes are left."""
+
+    head: int | None
+    slots: dict[int, Slot]
+
+
+class Blob(NamedTuple):
+    """One channel's value as the serializer wrote it, and where it is stored.
+
+    `weight` is what the differences since the last whole value cost, `spans` and `parts` what has to be
+    read for it.
+    """
+
+    type: str
+    data: bytes
+    digest: int
+    ref: Ref
+    weight: int
+    spans: tuple[Span, ...]
+    parts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One checkpoint as bytes: all that is needed to write the next one as a difference."""
+
+    key: CheckpointKey
+    rev: int
+    header: Header
+    head: Ref
+    head_digest: int
+    links: int
+    head_spans: tuple[Span, ...]
+    blobs: Mapping[str, Blob]
+    history: Sequence[Sequence[Any]] = ()
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes of memory it holds."""
+        return 1024 + sum(len(blob.data) + 256 for blob in self.blobs.values())
+
+
+class Dump(NamedTuple):
+    """A checkpoint as the serializer wrote it, before it is known what of it is new."""
+
+    header: Header
+    values: Mapping[str, tuple[str, bytes]]
+    metadata: bytes
+    run_id: str | None
+
+
+class Encoded(NamedTuple):
+    """A checkpoint ready to be stored."""
+
+    row: CheckpointRow
+    parts: list[PartRow]
+    image: Image
+
+
+@dataclass(slots=True)
+class Draft:
+    """The slots of a body in the making."""
+
+    key: CheckpointKey
+    next_slot: int = 0
+    slots: dict[int, Slot] = field(default_factory=dict)
+    parts: list[PartRow] = field(default_factory=list)
+
+    def add(self, slot: Slot) -> Ref:
+        ref = Ref(self.key, self.next_slot)
+        self.slots[self.next_slot] = slot
+        self.next_slot += 1
+        return ref
+
+    @property
+    def span(self) -> Span:
+        return Span(
+            self.key.thread_id, self.key.checkpoint_ns, self.key.checkpoint_id, self.key.checkpoint_id
+        )
+
+
+def digest(data: bytes) -> int:
+    """Return 63 bits of BLAKE2b: a positive integer in every database."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def revision(body: bytes, metadata: bytes, parent_id: str | None) -> int:
+    """Return what identifies a row's contents."""
+    parent = b"" if parent_id is None else b"\x01" + parent_id.encode("utf-8", "surrogatepass")
+    lengths = b"%d %d " % (len(body), len(metadata))
+    return digest(b"".join((lengths, body, metadata, parent)))
+
+
+def history_parts(items: Iterable[Sequence[Any]]) -> tuple[bytes, ...]:
+    """Return the parts that write items name: they stand last, after an absent value."""
+    return unique(item[-1] for item in items if item[-2] is None and isinstance(item[-1], bytes))
+
+
+def pack_slot(slot: Slot, key: CheckpointKey) -> list[Any]:
+    record: list[Any] = [slot.kind, slot.type, slot.digest, slot.data]
+    if slot.base is not None:
+        record += [_pack_ref(slot.base, key), slot.base_digest]
+    return record
+
+
+def unpack_slot(record: list[Any], key: CheckpointKey) -> Slot:
+    kind, type_, value_digest, data, *base = record
+    if not base:
+        return Slot(kind, type_, value_digest, data)
+    return Slot(kind, type_, value_digest, data, _unpack_ref(base[0], key), base[1])
+
+
+def _pack_ref(ref: Ref, key: CheckpointKey) -> list[Any]:
+    # Relative to the row it stands in, so that a thread's rows can be copied as they are.
+    if ref.key[:2] == key[:2]:
+        return [pack_id(ref.key.checkpoint_id), ref.slot]
+    return [*ref.key, ref.slot]
+
+
+def _unpack_ref(packed: list[Any], key: CheckpointKey) -> Ref:
+    if len(packed) == 2:
+        return Ref(key._replace(checkpoint_id=unpack_id(packed[0])), packed[1])
+    return Ref(CheckpointKey(*packed[:3]), packed[3])
+
+
+def span_of(key: CheckpointKey) -> Span:
+    return Span(key.thread_id, key.checkpoint_ns, key.checkpoint_id, key.checkpoint_id)
+
+
+def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
+    if spans and spans[-1][:2] == by[:2]:
+        last = spans[-1]
+        widened = Span(by.thread_id, by.checkpoint_ns, min(last.first, by.first), max(last.last, by.last))
+        return (*spans[:-1], widened)
+    return (*spans, by)
+
+
+def reach_of(key: CheckpointKey, head: tuple[Span, ...], blobs: Iterable[Blob]) -> tuple[Span, ...]:
+    spans = {span for blob in blobs for span in blob.spans}
+    spans.update(head)
+    spans.discard(span_of(key))
+    return merge_spans(spans)
+
+
+def unique(items: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+class Reading:
+    """Turn what decoding corrupt bytes raises into `CorruptCheckpointError`."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: CheckpointKey) -> None:
+        self._key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, (ValueError, TypeError, KeyError, IndexError, AttributeError)):
+            raise CorruptCheckpointError(
+                f"checkpoint {self._key} cannot be read, its stored bytes are corrupt ({error!r}). Restore "
+                "the database from a backup, or delete the thread; earlier checkpoints may still be readable."
+            ) from error

@@ -1,0 +1,130 @@
+-- name: schema
+SELECT major, minor FROM harness_schema
+
+-- name: has_schema
+SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'harness_schema'
+
+-- name: thread
+SELECT id, expires_at FROM harness_thread WHERE thread_id = ?
+
+-- name: add_thread
+INSERT INTO harness_thread (thread_id, expires_at) VALUES (?, ?)
+
+-- name: renew_thread
+UPDATE harness_thread SET expires_at = ? WHERE id = ?
+
+-- name: drop_thread
+DELETE FROM harness_thread WHERE id = ?
+
+-- name: drop_thread_parts
+DELETE FROM harness_part WHERE thread = ?
+
+-- name: drop_thread_checkpoints
+DELETE FROM harness_checkpoint WHERE thread = ?
+
+-- name: count_live
+SELECT count(*) FROM harness_checkpoint WHERE thread = ? AND kind = 0
+
+-- name: is_empty
+SELECT NOT EXISTS (SELECT 1 FROM harness_checkpoint WHERE thread = ?)
+
+-- name: expired
+SELECT id FROM harness_thread WHERE expires_at <= ? ORDER BY expires_at LIMIT ?
+
+-- name: place
+SELECT id, kind, rev FROM harness_checkpoint WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+
+-- name: head
+SELECT id, checkpoint_id FROM harness_checkpoint
+WHERE thread = ? AND checkpoint_ns = ? AND kind = 0
+ORDER BY checkpoint_id DESC LIMIT 1
+
+-- name: add_checkpoint
+INSERT INTO harness_checkpoint
+  (thread, checkpoint_ns, checkpoint_id, kind, parent_id, run_id, rev, reach, parts, metadata, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: set_checkpoint
+UPDATE harness_checkpoint
+SET kind = ?, parent_id = ?, run_id = ?, rev = ?, reach = ?, parts = ?, metadata = ?, body = ?
+WHERE id = ?
+
+-- name: add_stub
+INSERT INTO harness_checkpoint (thread, checkpoint_ns, checkpoint_id, kind) VALUES (?, ?, ?, 3)
+
+-- name: drop_checkpoint
+DELETE FROM harness_checkpoint WHERE id = ?
+
+-- name: checkpoint
+SELECT t.thread_id, c.checkpoint_ns, c.checkpoint_id, c.kind, c.parent_id, c.run_id, c.rev, c.reach, c.parts,
+  c.metadata, c.body, c.id, c.thread
+FROM harness_checkpoint AS c JOIN harness_thread AS t ON t.id = c.thread
+WHERE c.id = ?
+
+-- name: bodies
+SELECT checkpoint_id, body FROM harness_checkpoint
+WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id BETWEEN ? AND ? AND kind <> 3
+
+-- name: thread_checkpoints
+SELECT id FROM harness_checkpoint WHERE thread = ?
+
+-- name: writes
+SELECT task_id, task_path, call, body, parts FROM harness_write WHERE id BETWEEN ? AND ? ORDER BY id
+
+-- name: replace_write
+DELETE FROM harness_write WHERE id BETWEEN ? AND ? AND task_id = ? AND call = ?
+
+-- name: add_write
+INSERT INTO harness_write (id, task_id, task_path, call, body, parts)
+SELECT coalesce((SELECT min(max(id) + 1, ?2) FROM harness_write WHERE id BETWEEN ?1 AND ?2), ?1), ?3, ?4, ?5, ?6, ?7
+WHERE NOT EXISTS (
+  SELECT 1 FROM harness_write
+  WHERE id BETWEEN ?1 AND ?2 AND task_id = ?3 AND task_path IS ?4 AND call = ?5 AND body = ?6
+)
+
+-- name: drop_writes
+DELETE FROM harness_write WHERE id BETWEEN ? AND ?
+
+-- name: part
+SELECT data FROM harness_part WHERE thread = ? AND part_id = ?
+
+-- name: part_ids
+SELECT part_id FROM harness_part WHERE thread = ?
+
+-- name: add_part
+INSERT OR IGNORE INTO harness_part (thread, part_id, data) VALUES (?, ?, ?)
+
+-- name: drop_part
+DELETE FROM harness_part WHERE thread = ? AND part_id = ?
+
+-- name: threads_of_run
+SELECT DISTINCT t.thread_id
+FROM harness_checkpoint AS c JOIN harness_thread AS t ON t.id = c.thread
+WHERE c.run_id = ? AND c.kind = 0 AND (t.expires_at IS NULL OR t.expires_at > ?)
+
+-- name: scan_line
+SELECT c.id, c.metadata
+FROM harness_checkpoint AS c
+WHERE c.thread = :thread AND c.checkpoint_ns = :ns AND c.kind = 0
+  AND c.checkpoint_id < coalesce(:before, x'ff') AND c.checkpoint_id < coalesce(:after, x'ff')
+  AND (:id IS NULL OR c.checkpoint_id = :id)
+ORDER BY c.checkpoint_id DESC LIMIT :limit
+
+-- name: scan_thread
+SELECT c.id, c.metadata
+FROM harness_checkpoint AS c
+WHERE c.thread = :thread AND c.kind = 0
+  AND c.checkpoint_id < coalesce(:before, x'ff') AND c.checkpoint_id <= coalesce(:after, x'ff')
+  AND (c.checkpoint_id < coalesce(:after, x'ff') OR c.checkpoint_ns > :after_ns)
+  AND (:id IS NULL OR c.checkpoint_id = :id)
+ORDER BY +c.checkpoint_id DESC, c.checkpoint_ns LIMIT :limit
+
+-- name: scan_all
+SELECT c.id, c.metadata
+FROM harness_checkpoint AS c INDEXED BY harness_checkpoint_order
+JOIN harness_thread AS t ON t.id = c.thread
+WHERE c.kind = 0 AND (t.expires_at IS NULL OR t.expires_at > :now)
+  AND c.checkpoint_id < coalesce(:before, x'ff') AND c.checkpoint_id <= coalesce(:after, x'ff')
+  AND (c.checkpoint_id < coalesce(:after, x'ff') OR (t.thread_id, c.checkpoint_ns) > (:after_thread, :after_ns))
+  AND (:id IS NULL OR c.checkpoint_id = :id) AND (:ns IS NULL OR c.checkpoint_ns = :ns)
+ORDER BY c.checkpoint_id DESC, t.thread_id, c.checkpoint_ns LIMIT :limit

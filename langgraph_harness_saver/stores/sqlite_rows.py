@@ -1,0 +1,183 @@
+"""Rows as SQLite holds them, read and written on a connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ormsgpack
+
+from langgraph_harness_saver.errors import HeadMovedError
+from langgraph_harness_saver.ids import id_key, id_of_key
+from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, Span, WriteRow
+from langgraph_harness_saver.stores.sqlite_file import SQL
+
+STUB = 3
+"""The kind of a row that only writes have named so far."""
+WRITE_BITS = 20
+"""A write's number is its checkpoint's, shifted by so much, and a running one: no index is needed."""
+
+Place = tuple[int, int, int]
+"""Number, kind and rev of a checkpoint row."""
+
+
+class Parts(Mapping[bytes, bytes]):
+    """The parts of a thread, read when asked for."""
+
+    def __init__(self, connection: sqlite3.Connection, thread: int | None) -> None:
+        self._connection = connection
+        self._thread = thread
+        self._ids = {part_id for (part_id,) in connection.execute(SQL["part_ids"], (thread,))}
+
+    def __getitem__(self, part_id: bytes) -> bytes:
+        found = self._connection.execute(SQL["part"], (self._thread, part_id)).fetchone()
+        if found is None:
+            raise KeyError(part_id)
+        return bytes(found[0])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def check_head(
+    connection: sqlite3.Connection, thread: int | None, key: CheckpointKey, expected: str | None
+) -> None:
+    """Raise `HeadMovedError` unless the latest live checkpoint has the expected id."""
+    found = connection.execute(SQL["head"], (thread, encode(key.checkpoint_ns))).fetchone()
+    actual = None if found is None else id_of_key(found[1])
+    if actual != expected:
+        raise HeadMovedError(expected, actual)
+
+
+def find(connection: sqlite3.Connection, thread: int | None, key: CheckpointKey) -> Place | None:
+    """Return number, kind and rev of what stands under a key."""
+    values = (thread, encode(key.checkpoint_ns), id_key(key.checkpoint_id))
+    return connection.execute(SQL["place"], values).fetchone()  # type: ignore[no-any-return]
+
+
+def place_or_stub(connection: sqlite3.Connection, thread: int, key: CheckpointKey) -> int:
+    """Return the number under a key, which is reserved if there is none."""
+    place = find(connection, thread, key)
+    if place is not None:
+        return place[0]
+    values = (thread, encode(key.checkpoint_ns), id_key(key.checkpoint_id))
+    return connection.execute(SQL["add_stub"], values).lastrowid or 0
+
+
+def set_row(connection: sqlite3.Connection, thread: int, row: CheckpointRow, place: Place | None) -> None:
+    """Insert or replace a row."""
+    values = (
+        int(row.kind),
+        None if row.parent_id is None else id_key(row.parent_id),
+        None if row.run_id is None else id_key(row.run_id),
+        row.rev,
+        _pack_reach(row),
+        b"".join(row.parts) or None,
+        row.metadata,
+        row.body,
+    )
+    if place is None:
+        key = (thread, encode(row.key.checkpoint_ns), id_key(row.key.checkpoint_id))
+        connection.execute(SQL["add_checkpoint"], (*key, *values))
+    elif place[1:] != (row.kind, row.rev):
+        connection.execute(SQL["set_checkpoint"], (*values, place[0]))
+
+
+def add_writes(connection: sqlite3.Connection, number: int, writes: Sequence[WriteRow]) -> None:
+    """Add writes to a checkpoint; see `WriteRow`."""
+    first, last = number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1
+    for write in writes:
+        task_id, path = id_key(write.task_id), encode(write.task_path) or None
+        if write.call:
+            connection.execute(SQL["replace_write"], (first, last, task_id, write.call))
+        parts = b"".join(write.parts) or None
+        values = (first, last, task_id, path, write.call, write.body, parts)
+        connection.execute(SQL["add_write"], values)
+
+
+def drop_writes(connection: sqlite3.Connection, number: int) -> None:
+    """Delete all writes of a checkpoint."""
+    places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)
+    connection.execute(SQL["drop_writes"], places)
+
+
+def add_parts(connection: sqlite3.Connection, thread: int, parts: Sequence[PartRow]) -> None:
+    """Add parts that are not there yet."""
+    if parts:
+        connection.executemany(SQL["add_part"], [(thread, part.part_id, part.data) for part in parts])
+
+
+def key_of(found: Sequence[Any]) -> CheckpointKey:
+    """Return the key in a result of the `checkpoint` query."""
+    return CheckpointKey(decode(found[0]), decode(found[1]), id_of_key(found[2]))
+
+
+def row_of(found: Sequence[Any]) -> tuple[CheckpointRow, int]:
+    """Return the row in a result of the `checkpoint` query, and its thread's number."""
+    kind, parent_id, run_id, rev, reach, parts, metadata, body = found[3:11]
+    key = key_of(found)
+    row = CheckpointRow(
+        key,
+        None if parent_id is None else id_of_key(parent_id),
+        body,
+        metadata,
+        rev,
+        _unpack_reach(reach, key),
+        _split(parts),
+        None if run_id is None else id_of_key(run_id),
+        Kind(kind),
+    )
+    return row, found[12]
+
+
+def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ...]:
+    """Return the writes of a checkpoint in order of arrival."""
+    places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)
+    return tuple(
+        WriteRow(id_of_key(task_id), decode(path or b""), call, body, _split(parts))
+        for task_id, path, call, body, parts in connection.execute(SQL["writes"], places)
+    )
+
+
+def _split(parts: bytes | None) -> tuple[bytes, ...]:
+    return tuple(parts[i : i + 16] for i in range(0, len(parts), 16)) if parts else ()
+
+
+def _pack_reach(row: CheckpointRow) -> bytes | None:
+    """Pack each span as [first, last, thread, namespace], without what is the row's own."""
+    if not row.reach:
+        return None
+    packed = []
+    for span in row.reach:
+        item = [id_key(span.first)]
+        if span.last != row.key.checkpoint_id or span[:2] != row.key[:2]:
+            item.append(id_key(span.last))
+        if span[:2] != row.key[:2]:
+            item += [encode(span.thread_id), encode(span.checkpoint_ns)]
+        packed.append(item)
+    return ormsgpack.packb(packed)
+
+
+def _unpack_reach(packed: bytes | None, key: CheckpointKey) -> tuple[Span, ...]:
+    if packed is None:
+        return ()
+    spans = []
+    for first, *rest in ormsgpack.unpackb(packed):
+        last = id_of_key(rest[0]) if rest else key.checkpoint_id
+        line = (decode(rest[1]), decode(rest[2])) if len(rest) > 1 else key[:2]
+        spans.append(Span(*line, id_of_key(first), last))
+    return tuple(spans)
+
+
+def encode(text: str) -> bytes:
+    """Return a text as bytes: SQLite's own TEXT has no lone surrogates."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """Undo `encode`."""
+    return data.decode("utf-8", "surrogatepass")

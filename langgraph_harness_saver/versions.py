@@ -1,0 +1,55 @@
+"""Channel versions: made to be unique, packed to be small."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+_OURS = re.compile(r"\A(\d{32})\.([0-9a-f]{16})\Z")
+_UNIQUE = re.compile(r"\A\d{32}\.(?:[0-9a-f]{16}|\d\.\d{8,})\Z")
+
+
+def next_version(current: Any) -> str:
+    """Return a version that follows `current` and that no other fork will ever get.
+
+    It has the form of LangGraph's own savers, 32 digits, a point and a random part, because LangGraph's
+    server puts versions of that form on the same threads and versions are compared as strings.
+    """
+    if current is None:
+        number = 0
+    elif isinstance(current, str):
+        number = int(current.split(".", 1)[0])
+    else:
+        number = int(current)
+    return f"{number + 1:032}.{os.urandom(8).hex()}"
+
+
+def is_unique(version: Any) -> bool:
+    """Tell whether a version has a random part, so that equal versions mean equal values."""
+    return isinstance(version, str) and _UNIQUE.match(version) is not None
+
+
+def pack_version(version: Any) -> Any:
+    """Return a shorter form of a version of ours, and any other as it is."""
+    if isinstance(version, str):
+        ours = _OURS.match(version)
+        if ours:
+            return [int(ours[1]), bytes.fromhex(ours[2])] if len(ours[1].lstrip("0")) < 19 else version
+        if (
+            len(version) > 33
+            and version[32] == "."
+            and version[:13] == "0" * 13
+            and version[:32].isdecimal()
+            and version.isascii()
+        ):
+            return [int(version[:32]), version[33:]]
+    return version
+
+
+def unpack_version(packed: Any) -> Any:
+    """Undo `pack_version`."""
+    if isinstance(packed, list):
+        number, tail = packed
+        return f"{number:032}.{tail.hex() if isinstance(tail, bytes) else tail}"
+    return packed

@@ -1,0 +1,148 @@
+"""The stores that every test runs on: one row each, and fixtures that open them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from helpers import DOORS, Door
+
+from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Place(ABC):
+    """Where one test's data lives, and every saver that was opened on it."""
+
+    outlives_saver: ClassVar[bool] = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.opened: list[Any] = []
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    def open(self, **options: Any) -> Any:
+        """Open a saver on this data; another one on the same data each time."""
+        saver = self.connect(**options)
+        self.opened.append(saver)
+        return saver
+
+    def connect(self, **options: Any) -> Any:
+        return HarnessCheckpointer.from_conn_string(self.url, **options)
+
+    def restart(self, saver: Any) -> Any:
+        """Give what a new process would see after the one with `saver` has ended."""
+        if self.outlives_saver:
+            saver.close()
+        return self.open()
+
+    def close(self) -> None:
+        for saver in reversed(self.opened):
+            saver.close()
+
+    def left_open(self) -> list[str]:
+        return []
+
+
+class MemoryPlace(Place):
+    outlives_saver = False
+    url = "memory://"
+
+    def connect(self, *, serde: Any = None, **options: Any) -> Any:
+        backend = self.opened[0].backend if self.opened else None
+        return HarnessCheckpointer(CheckpointerConfig(**options), backend=backend, serde=serde)
+
+
+class SqlitePlace(Place):
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder / 'agents.db'}"
+
+    def left_open(self) -> list[str]:
+        return [path for path in open_files() if path.startswith(str(self.folder))]
+
+
+PLACES: dict[str, type[Place]] = {"memory": MemoryPlace, "sqlite": SqlitePlace}
+
+
+@pytest.fixture(params=list(PLACES))
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_place(store_kind: str, tmp_path: Path) -> Iterator[Callable[[], Place]]:
+    """Make empty places; at the end close them, and fail if anything stays open."""
+    places: list[Place] = []
+    threads = set(threading.enumerate())
+
+    def make() -> Place:
+        folder = tmp_path / f"place{len(places)}"
+        folder.mkdir()
+        places.append(PLACES[store_kind](folder))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.close()
+    assert [path for place in places for path in place.left_open()] == []
+    assert wait_until_gone(threads) == []
+
+
+@pytest.fixture
+def place(make_place: Callable[[], Place]) -> Place:
+    return make_place()
+
+
+@pytest.fixture
+def make_saver(place: Place) -> Callable[..., Any]:
+    """Open one more saver on the same data."""
+    return place.open
+
+
+@pytest.fixture
+def saver(make_saver: Callable[..., Any]) -> Any:
+    return make_saver()
+
+
+@pytest.fixture
+def store_url(place: Place) -> str:
+    return place.url
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Iterator[Door]:
+    with Door(request.param) as door:
+        yield door
+
+
+def open_files() -> list[str]:
+    """Name the files that this process holds open; nothing where the system doesn't tell."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        return []
+    return [os.path.realpath(entry) for entry in descriptors.iterdir()]
+
+
+def wait_until_gone(before: set[threading.Thread], seconds: float = 2.0) -> list[str]:
+    """Name the threads that started since and are still there after a while.
+
+    Those of an executor belong to whoever made the event loop.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        started = [thread for thread in threading.enumerate() if thread not in before]
+        left = [t.name for t in started if not t.name.startswith(("asyncio_", "ThreadPoolExecutor"))]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.01)

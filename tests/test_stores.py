@@ -1,0 +1,266 @@
+"""`StoreContract` on every store, and what SQLite adds to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from langgraph_harness_saver.bridge import step
+from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
+from langgraph_harness_saver.rows import Change, Family, Query
+from langgraph_harness_saver.stores.memory import MemoryStore
+from langgraph_harness_saver.stores.sqlite import SQLiteStore
+from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langgraph_harness_saver.stores.base import Store
+
+TABLES = ("harness_thread", "harness_checkpoint", "harness_write", "harness_part")
+
+
+def count_memory(store: Any) -> int:
+    threads = store._threads.values()
+    rows = sum(len(line.rows) + len(line.ids) + len(line.live) for t in threads for line in t.lines.values())
+    writes = sum(len(writes) for thread in threads for writes in thread.writes.values())
+    held = sum(len(thread.lines) + len(thread.writes) + len(thread.parts) for thread in threads)
+    return len(threads) + rows + writes + held
+
+
+def count_tables(connection: sqlite3.Connection) -> int:
+    return sum(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES)
+
+
+def count_file(store: Any) -> int:
+    with closing(sqlite3.connect(store.path)) as connection:
+        return count_tables(connection)
+
+
+def count_private(store: Any) -> int:
+    return count_tables(store._writer)
+
+
+MAKE = {
+    "memory": lambda folder: MemoryStore(),
+    "sqlite": lambda folder: SQLiteStore(str(folder / "store.db"), synchronous="normal"),
+    "sqlite-private": lambda folder: SQLiteStore(None),
+}
+COUNT = {"memory": count_memory, "sqlite": count_file, "sqlite-private": count_private}
+
+
+@pytest.fixture(params=list(MAKE))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class TestStores(StoreContract):
+    @pytest.fixture
+    def store(self, kind: str, tmp_path: Path) -> Iterator[Store]:
+        self.kind = kind
+        store = MAKE[kind](tmp_path)
+        step(store.open())
+        yield store
+        step(store.close())
+
+    def raw_rows(self, store: Store) -> int:
+        return COUNT[self.kind](store)
+
+    def reopen(self, store: Store) -> Store:
+        if self.kind == "sqlite":
+            assert isinstance(store, SQLiteStore)
+            return SQLiteStore(store.path, synchronous="normal")
+        return store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "store.db")
+
+
+@pytest.fixture
+def store(path: str) -> Iterator[SQLiteStore]:
+    store = SQLiteStore(path)
+    step(store.open())
+    yield store
+    step(store.close())
+
+
+def test_what_is_stored_outlives_the_store(path):
+    store = SQLiteStore(path)
+    step(store.put(_row("1", parts=(_part().part_id,)), [_part()]))
+    step(store.put_writes(_key("1"), [_write()]))
+    step(store.close())
+    again = SQLiteStore(path)
+    page = step(again.get("t", "", None, _nothing))
+    assert page.entries[0] == (_row("1", parts=(_part().part_id,)), (_write(),))
+    assert page.parts == {_part().part_id: _part().data}
+    step(again.close())
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=list(MAKE))
+def test_a_closed_store_says_so(make, tmp_path):
+    store = make(tmp_path)
+    step(store.open())
+    step(store.put(_row("1")))
+    step(store.close())
+    with pytest.raises(StoreNotOpenError, match="new"):
+        step(store.open())
+
+
+def test_private_databases_are_apart():
+    stores = [SQLiteStore(None), SQLiteStore(None)]
+    for number, store in enumerate(stores):
+        step(store.put(_row(str(number))))
+    for number, store in enumerate(stores):
+        assert step(_ids(store)) == [str(number)]
+        step(store.close())
+
+
+def test_a_private_database_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore(None)
+    step(store.put(_row("1")))
+    step(store.close())
+    assert list(tmp_path.iterdir()) == []
+
+
+def open_many_times(path: str, start: Any, number: int) -> None:
+    start.wait()
+    store = SQLiteStore(path)
+    step(store.open())
+    step(store.put(_row(str(number))))
+    step(store.close())
+
+
+def test_eight_processes_open_one_new_file_at_once(path):
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(8)
+    processes = [context.Process(target=open_many_times, args=(path, start, number)) for number in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 8
+    store = SQLiteStore(path)
+    assert step(_ids(store)) == [str(number) for number in reversed(range(8))]
+    step(store.close())
+
+
+def test_a_file_that_is_no_database(path):
+    Path(path).write_bytes(b"This is a letter, and no database at all. " * 50)
+    store = SQLiteStore(path)
+    with pytest.raises(SchemaError, match="not an SQLite database"):
+        step(store.open())
+    step(store.close())
+    assert Path(path).read_bytes().startswith(b"This is a letter")
+
+
+def test_a_newer_schema_is_left_alone(path):
+    store = SQLiteStore(path)
+    step(store.put(_row("1")))
+    step(store.close())
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE harness_schema SET major = major + 1")
+        connection.commit()
+    newer = SQLiteStore(path)
+    with pytest.raises(SchemaError, match=r"Upgrade"):
+        step(newer.put(_row("2")))
+    step(newer.close())
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM harness_checkpoint").fetchone() == (1,)
+
+
+def test_a_newer_minor_schema_is_used(path):
+    store = SQLiteStore(path)
+    step(store.put(_row("1")))
+    step(store.close())
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE harness_schema SET minor = minor + 1")
+        connection.commit()
+    newer = SQLiteStore(path)
+    assert step(_ids(newer)) == ["1"]
+    step(newer.close())
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    store = SQLiteStore(str(tmp_path / "missing" / "store.db"))
+    with pytest.raises(StoreError, match=r"does .*missing exist"):
+        step(store.open())
+    step(store.close())
+
+
+def test_a_file_that_another_process_keeps_locked(path):
+    store = SQLiteStore(path, busy_timeout_seconds=0.05)
+    step(store.put(_row("1")))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="another process"):
+            step(store.put(_row("2")))
+        assert step(_ids(store)) == ["1"]
+        other.execute("ROLLBACK")
+    step(store.put(_row("2")))
+    assert step(_ids(store)) == ["2", "1"]
+    step(store.close())
+
+
+def test_deleting_gives_the_space_back(store):
+    data = bytes(range(256)) * 4096
+    for number in range(10):
+        row = _row(str(number), body=data, parts=(_part(data).part_id,))
+        step(store.put(row, [_part(data)]))
+    step(store.put(_row("1", thread_id="small")))
+    full = total_size(store.path)
+    step(store.revise("t", half))
+    assert total_size(store.path) < full * 0.6
+    step(store.delete_thread("t"))
+    assert total_size(store.path) < len(data) / 10
+
+
+def half(family: Family) -> Change:
+    return Change(deletes=sorted(family.rows)[:5])
+
+
+def total_size(path: str) -> int:
+    file = Path(path)
+    return sum(part.stat().st_size for part in file.parent.glob(file.name + "*") if part.suffix != ".db-shm")
+
+
+def test_a_reader_does_not_wait_for_a_writer(store):
+    step(store.put(_row("1")))
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert step(_ids(store)) == ["1"]
+        other.execute("ROLLBACK")
+
+
+def test_one_scan_is_one_moment(store, path):
+    """A deletion between a page's rows and their writes must not show."""
+    for number in range(5):
+        step(store.put(_row(str(number))))
+        step(store.put_writes(_key(str(number)), [_write()]))
+    # It waits this long for our reader to finish before it truncates the write-ahead log.
+    other = SQLiteStore(path, busy_timeout_seconds=0.05)
+    asked = []
+
+    def known(key: Any, rev: int) -> bool:
+        if not asked:
+            step(other.delete_thread("t"))
+        asked.append(key)
+        return False
+
+    page = step(store.scan(Query("t"), 10, known))
+    assert [len(entry.writes) for entry in page.entries] == [1] * 5
+    assert step(_ids(store)) == []
+    step(other.close())
+
+
+def test_more_bytes_than_a_page_can_hold_come_back_whole(store):
+    body = bytes(range(256)) * (1 << 14)
+    step(store.put(_row("1", body=body)))
+    assert step(store.get("t", "", None, _nothing)).entries[0].row.body == body
