@@ -13,16 +13,18 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-WORDS = (
-    "the of and to in a is that for it as was with be by on not he this are or his from at which but have an "
-    "had they you were their one all we can her has there been if more when will would who so no out up said "
-    "what its about than into them only other time new some could these two may first then do any like my "
-    "now over such our man me even most made after also did many before must through back years where much your "
-    "way well down should because each just those people how too little state good very make world still see "
-    "own work long here get both between life being under never day same another know while last might us "
-    "great old year off come since against go came right used take three house graph checkpoint thread agent "
-    "tool answer question model message branch version history memory storage difference"
-).split()  # noqa: SIM905
+COMMON = """
+the of and to in a is that for it as was with be by on not he this are or his from at which but have
+an had they you were their one all we can her has there been if more when will would who so no out
+up said what its about than into them only other time new some could these two may first then do any
+like my now over such our man me even most made after also did many before must through back years
+where much your way well down should because each just those people how too little state good very
+make world still see own work long here get both between life being under never day same another
+know while last might us great old year off come since against go came right used take three house
+graph checkpoint thread agent tool answer question model message branch version history memory
+storage difference
+"""
+WORDS = COMMON.split()
 
 
 def english(rng: random.Random, size: int) -> str:

@@ -105,6 +105,7 @@ class Acks:
 
     def opened(self) -> Callable[[Any], None]:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
         def ack(said: Any) -> None:
             os.write(descriptor, json.dumps(said).encode() + b"\n")
 
