@@ -7,13 +7,13 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
-from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.stores.base import door
 
 T = TypeVar("T")
 
 
-class Bridge:
+class Bridge(Forkable):
     """Runs coroutines for callers that are not: by hand, or on a loop of its own thread.
 
     Async callers need no bridge; they await the core on their own loop.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.slots import Image
 
 
-class ImageCache:
+class ImageCache(Forkable):
     """Keeps the images used last, up to `max_bytes` of values in all.
 
     What it says may be out of date: a store compares an image's rev before anything is built on it.

@@ -24,7 +24,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
-from langgraph_harness_saver.errors import CorruptCheckpointError, SerializationError, UnsafeTypeError
+from langgraph_harness_saver.errors import SerializationError, UnsafeTypeError
 from langgraph_harness_saver.header import Header, pack_header
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, WriteRow
 from langgraph_harness_saver.slots import (
@@ -108,7 +108,9 @@ class Codec:
             else:
                 values[channel] = self._dump(value, f"channel {channel!r}", thread_id)
         run_id = metadata.get("run_id")
-        return Dump(header, values, self.pack_metadata(metadata), None if run_id is None else str(run_id))
+        return Dump(
+            header, values, self.pack_metadata(metadata, thread_id), None if run_id is None else str(run_id)
+        )
 
     def encode(
         self,
@@ -284,7 +286,7 @@ class Codec:
             header,
             blobs,
             None,
-            metadata=self.pack_metadata(metadata),
+            metadata=self.pack_metadata(metadata, key.thread_id),
             run_id=None,
             kind=Kind.ANCHOR,
             history=history,
@@ -328,23 +330,22 @@ class Codec:
 
     # --- metadata ----------------------------------------------------------------------------------
 
-    def pack_metadata(self, metadata: Mapping[str, Any]) -> bytes:
+    def pack_metadata(self, metadata: Mapping[str, Any], thread_id: str) -> bytes:
         """Encode metadata exactly; plain data can be read without the serializer."""
         try:
             return b"\x00" + pack(dict(metadata))
         except TypeError:
-            type_, data = self._dump(dict(metadata), "metadata", None)
+            type_, data = self._dump(dict(metadata), "metadata", thread_id)
             return b"\x01" + pack([type_, data])
 
-    def unpack_metadata(self, data: bytes) -> dict[str, Any]:
-        """Decode what `pack_metadata` made."""
-        try:
+    def unpack_metadata(self, data: bytes, key: CheckpointKey | None = None) -> dict[str, Any]:
+        """Decode what `pack_metadata` made; `key` is for messages."""
+        with Reading(key):
             value = unpack(data[1:])
-        except ValueError as error:
-            raise CorruptCheckpointError(f"the metadata of a checkpoint is corrupt: {error}") from error
-        if data[:1] == b"\x00":
-            return cast("dict[str, Any]", value)
-        return cast("dict[str, Any]", self._load((value[0], value[1]), "metadata", None))
+            if data[:1] == b"\x00":
+                return cast("dict[str, Any]", value)
+            typed = (value[0], value[1])
+        return cast("dict[str, Any]", self._load(typed, "metadata", key.thread_id if key else None))
 
     # --- writes ------------------------------------------------------------------------------------
 

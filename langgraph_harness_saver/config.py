@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from enum import Enum
 from typing import Any, Literal
@@ -26,6 +27,7 @@ _SCHEMES = {
     "postgres": "postgres",
     "postgresql": "postgres",
 }
+_SECRET = re.compile(r"(\w*pass\w*|\w*pwd|\w*secret\w*|\w*token)=[^&#]*", re.IGNORECASE)
 _EXAMPLES = "memory://, sqlite:///agents.db, or sqlite:// for a private database"
 
 
@@ -53,16 +55,21 @@ with warnings.catch_warnings():
         """
 
         model_config = SettingsConfigDict(
-            env_prefix="HARNESS_SAVER_", extra="forbid", frozen=True, populate_by_name=True
+            env_prefix="HARNESS_SAVER_",
+            extra="forbid",
+            frozen=True,
+            populate_by_name=True,
+            hide_input_in_errors=True,
         )
 
         backend: CheckpointBackend = CheckpointBackend.MEMORY
         """The kind of store; taken from `url` where that is given."""
         url: str | None = Field(
             None,
-            validation_alias=AliasChoices("url", "redis_url", "HARNESS_SAVER_URL", "HARNESS_SAVER_REDIS_URL"),
+            repr=False,
+            validation_alias=AliasChoices("HARNESS_SAVER_URL", "HARNESS_SAVER_REDIS_URL"),
         )
-        """Where the store is."""
+        """Where the store is; not shown, as it may hold a password."""
         key_prefix: str = "harness"
         """What the names of a Redis store's keys begin with."""
         ttl_seconds: float | None = Field(None, gt=0)
@@ -87,6 +94,8 @@ with warnings.catch_warnings():
         """Whether each commit to an SQLite file waits for the disk."""
 
         def __init__(self, **values: Any) -> None:
+            if "redis_url" in values:
+                values.setdefault("url", values.pop("redis_url"))
             try:
                 super().__init__(**values)
             except ValidationError as error:
@@ -150,7 +159,7 @@ def sqlite_path(url: str) -> str | None:
         return None
     if not rest.startswith("/") or "?" in rest:
         raise InvalidConfigError(
-            f"{url!r} is not an SQLite URL: it takes three slashes and a path, sqlite:///agents.db "
+            f"{redacted(url)!r} is not an SQLite URL: it takes three slashes and a path, sqlite:///agents.db "
             "or sqlite:////var/lib/agents.db, and options are passed beside it"
         )
     return unquote(rest[1:])
@@ -160,7 +169,8 @@ def redacted(url: str) -> str:
     """Return a URL without its password."""
     head, at, tail = url.rpartition("@")
     scheme, colon, login = head.partition("://")
-    return f"{scheme}{colon}{login.partition(':')[0]}{at}{tail}" if at else url
+    shown = f"{scheme}{colon}{login.partition(':')[0]}{at}{tail}" if at else url
+    return _SECRET.sub(r"\1=...", shown)
 
 
 def _explain(error: ValidationError) -> str:

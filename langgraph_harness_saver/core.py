@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.errors import CorruptCheckpointError
 from langgraph_harness_saver.family import kept_slots, reader_of, removal, unused_parts
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
@@ -188,10 +189,15 @@ class Core:
 
     def _stored(self, reader: Reader, entry: Entry, page: Page) -> Stored:
         row = entry.row
+        if revision(row.body, row.metadata, row.parent_id) != row.rev:
+            raise CorruptCheckpointError(
+                f"{row.key} is not what was stored: its row has been damaged or changed by hand. Restore the "
+                "database from a backup, or delete the thread; its other checkpoints may still be readable."
+            )
         image = reader.image(row)
         is_anchor = row.kind == Kind.ANCHOR
         writes = image.history if is_anchor else self.codec.merge_writes(entry.writes, row.key)
-        return Stored(row, image, self.codec.unpack_metadata(row.metadata), writes, page.parts)
+        return Stored(row, image, self.codec.unpack_metadata(row.metadata, row.key), writes, page.parts)
 
     def values(self, stored: Stored) -> dict[str, Any]:
         """Return fresh channel values."""
@@ -284,7 +290,7 @@ class Core:
         if row.kind != Kind.HIDDEN:
             decoded = self.codec.unpack_metadata(metadata)
             if "thread_id" in decoded:
-                metadata = self.codec.pack_metadata({**decoded, "thread_id": target})
+                metadata = self.codec.pack_metadata({**decoded, "thread_id": target}, target)
         return replace(
             row,
             key=row.key._replace(thread_id=target),

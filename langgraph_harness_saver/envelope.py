@@ -109,7 +109,9 @@ class Envelope:
             ValueError: The bytes are damaged, or the key is another.
             SchemaError: They are of a format that this version doesn't know, or encrypted.
         """
-        form = data[0] if data else 0
+        if not data:
+            raise ValueError("nothing is left of them")
+        form = data[0]
         if form == SEALED:
             data = self._decrypt(data)
             form = data[0]

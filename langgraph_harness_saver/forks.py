@@ -1,31 +1,48 @@
-"""What has to be made new in a child process: locks, threads, connections."""
+"""What has to stand still while the process forks, and be made new in the child."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
 
 
-class Forked(Protocol):
-    """Something that a fork would leave unusable in the child."""
+class Forkable:
+    """Something with locks, threads or connections that a fork would leave unusable in the child."""
+
+    def before_fork(self) -> None:
+        """Wait until no other thread is in the middle of anything, and keep it so."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
 
     def after_fork(self) -> None:
-        """Make it usable in the child."""
+        """Become usable in the child."""
 
 
-_registered: weakref.WeakSet[Forked] = weakref.WeakSet()
+_registered: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_forking: list[Forkable] = []
 
 
-def renew_after_fork(thing: Forked) -> None:
-    """Call `thing.after_fork()` in every child of this process, for as long as it lives."""
+def renew_after_fork(thing: Forkable) -> None:
+    """Tell `thing` of every fork of this process, for as long as it lives."""
     _registered.add(thing)
 
 
-def _renew() -> None:
-    for thing in list(_registered):
-        thing.after_fork()
+def _before() -> None:
+    _forking[:] = _registered
+    for thing in _forking:
+        thing.before_fork()
+
+
+def _in_parent() -> None:
+    while _forking:
+        _forking.pop().after_fork_in_parent()
+
+
+def _in_child() -> None:
+    while _forking:
+        _forking.pop().after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -48,7 +48,7 @@ class Reader:
         body = self._bodies.get(key)
         if body is None:
             if key not in self._stored:
-                raise CorruptCheckpointError(f"checkpoint {key} is needed to read another, and is gone")
+                raise CorruptCheckpointError(f"{key} is needed to read another, and is gone")
             body = self._bodies[key] = self._codec.open_body(self._stored[key], key)
         return body
 
@@ -56,7 +56,7 @@ class Reader:
         """Return one slot, which has to be there."""
         slot = self.body(ref.key).slots.get(ref.slot)
         if slot is None:
-            raise CorruptCheckpointError(f"slot {ref.slot} of checkpoint {ref.key} is gone")
+            raise CorruptCheckpointError(f"{ref.key}: slot {ref.slot} is gone")
         return slot
 
     def chain(self, ref: Ref) -> list[tuple[Ref, Slot]]:
@@ -67,7 +67,7 @@ class Reader:
             slot = self.slot(base)
             if slot.digest != links[-1][1].base_digest or base in seen:
                 raise CorruptCheckpointError(
-                    f"checkpoint {ref.key} is a difference from another value than {base.key} holds"
+                    f"{ref.key} is a difference from another value than {base.key} holds"
                 )
             seen.add(base)
             links.append((base, slot))
@@ -78,7 +78,7 @@ class Reader:
         """Return the place of a checkpoint's header."""
         head = self.body(key).head
         if head is None:
-            raise CorruptCheckpointError(f"checkpoint {key} has been deleted, only shared bytes are left")
+            raise CorruptCheckpointError(f"{key} has been deleted, only shared bytes are left")
         return Ref(key, head)
 
     def header(self, ref: Ref) -> tuple[Header, dict[str, Ref]]:
@@ -137,7 +137,7 @@ class Reader:
                 parts = (*parts, slot.data if slot.kind == PART else slot.data[3])
         data = bytes(value)
         if digest(data) != slot.digest:
-            raise CorruptCheckpointError(f"checkpoint {ref.key} does not decode to what was stored")
+            raise CorruptCheckpointError(f"{ref.key} does not decode to what was stored")
         return Blob(slot.type, data, slot.digest, ref, weight, spans, parts)
 
     def _whole(self, slot: Slot, link: Ref) -> bytes:
@@ -151,7 +151,7 @@ class Reader:
             middle = self._codec.read_part(self._page.parts, middle, link.key)
         change = diff.Difference(lead, start, length, middle, tail)
         if not diff.fits(size, change):
-            raise CorruptCheckpointError(f"checkpoint {link.key} is not a difference from its base")
+            raise CorruptCheckpointError(f"{link.key} is not a difference from its base")
         return change
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from langgraph.checkpoint.base import CheckpointTuple
@@ -65,21 +70,55 @@ class CheckpointRecord(BaseModel):
         )
 
 
+_INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
 def jsonable(value: Any) -> Any:
     """Return a value as JSON can hold it."""
-    return _clean(to_jsonable_python(value, fallback=_told, inf_nan_mode="strings", bytes_mode="base64"))
+    return _told(value, ())
 
 
-def _told(value: Any) -> Any:
-    return jsonable(value.value) if isinstance(value, _DeltaSnapshot) else repr(value)
-
-
-def _clean(value: Any) -> Any:
+def _told(value: Any, above: tuple[int, ...]) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
     if isinstance(value, str):
         # JSON text is UTF-8, which has no lone surrogates.
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return str(value) if isinstance(value, float) and value - value != 0 else value
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _INFINITE.get(value, "NaN")
+    if id(value) in above:
+        return "..."
+    return _told_inside(value, (*above, id(value)))
+
+
+def _told_inside(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, _DeltaSnapshot):
+        return _told(value.value, above)
+    if isinstance(value, Mapping):
+        return {_name(key): _told(item, above) for key, item in value.items()}
+    if isinstance(value, (list, tuple, deque)):
+        return [_told(item, above) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_told(item, above) for item in value), key=str)
+    if isinstance(value, BaseModel):
+        return _told(value.model_dump(), above)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: _told(getattr(value, field.name), above) for field in fields}
+    return _told_leaf(value, above)
+
+
+def _told_leaf(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    try:
+        plain = to_jsonable_python(value, serialize_unknown=False)
+    except (ValueError, TypeError):
+        # pydantic has no form for it either.
+        plain = repr(value)
+    return _told(plain, above)
+
+
+def _name(key: Any) -> str:
+    told = _told(key, ())
+    return told if isinstance(told, str) else repr(key)

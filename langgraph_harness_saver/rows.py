@@ -15,6 +15,10 @@ class CheckpointKey(NamedTuple):
     checkpoint_ns: str
     checkpoint_id: str
 
+    def __str__(self) -> str:
+        where = f", namespace {self.checkpoint_ns!r}" if self.checkpoint_ns else ""
+        return f"thread {self.thread_id!r}{where}, checkpoint {self.checkpoint_id!r}"
+
 
 class Span(NamedTuple):
     """All checkpoints of one thread and namespace from id `first` to id `last`, both included."""

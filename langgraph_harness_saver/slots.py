@@ -8,7 +8,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from langgraph_harness_saver.errors import CorruptCheckpointError
+from langgraph_harness_saver.errors import CorruptCheckpointError, SchemaError
 from langgraph_harness_saver.header import Header
 from langgraph_harness_saver.ids import pack_id, unpack_id
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, PartRow, Span, merge_spans
@@ -191,14 +191,16 @@ class Reading:
 
     __slots__ = ("_key",)
 
-    def __init__(self, key: CheckpointKey) -> None:
+    def __init__(self, key: CheckpointKey | None) -> None:
         self._key = key
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, SchemaError):
+            raise SchemaError(f"{self._key}: {error}") from error
         if isinstance(error, (ValueError, TypeError, KeyError, IndexError, AttributeError)):
             raise CorruptCheckpointError(
-                f"checkpoint {self._key} cannot be read, its stored bytes are corrupt ({error!r}). Restore "
+                f"{self._key} cannot be read, its stored bytes are corrupt ({error!r}). Restore "
                 "the database from a backup, or delete the thread; earlier checkpoints may still be readable."
             ) from error

@@ -8,7 +8,7 @@ import weakref
 
 from langgraph_harness_saver.bridge import Bridge
 from langgraph_harness_saver.errors import HarnessError, StoreNotOpenError
-from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 SHORTEST, LONGEST = 0.1, 60.0
 
 
-class Sweeper:
+class Sweeper(Forkable):
     """A thread that sweeps a store from time to time, while somebody uses it and it has a TTL."""
 
     def __init__(self, store: Store, bridge: Bridge) -> None:

@@ -176,6 +176,10 @@ class Line:
         found = self.door.collect(self.saver, "list", thread(self.thread_id, ns=self.ns))
         return [id_of(item.config) for item in found]
 
+    def latest(self) -> str | None:
+        found = self.door.call(self.saver, "get_tuple", thread(self.thread_id, ns=self.ns))
+        return id_of(found.config) if found else None
+
     def get(self, checkpoint_id: str) -> Any:
         return self.door.call(self.saver, "get_tuple", thread(self.thread_id, checkpoint_id, ns=self.ns))
 
@@ -187,7 +191,8 @@ class Line:
 
     def check_lineage(self, survivors: Sequence[str]) -> None:
         """Follow every parent_config to the end: all of it is readable, and no survivor is out of order."""
-        assert sorted(self.listed()) == sorted(survivors)
+        assert self.listed() == sorted(survivors, reverse=True)
+        assert self.latest() == max(survivors, default=None)
         for checkpoint_id in survivors:
             ancestors = [at for at in self._model_ancestors(checkpoint_id) if at in set(survivors)]
             walked = list(self._stored_ancestors(checkpoint_id))
@@ -425,6 +430,18 @@ def test_prune_leaves_the_heads_history(line):
     line.check(ids[-1:], intact=False)
 
 
+def test_what_prune_keeps_for_histories_is_in_no_list(line):
+    ids = line.chain(4, snapshots=[1])
+    prune(line)
+    for config in (None, thread(line.thread_id), thread(line.thread_id, ns=line.ns)):
+        for options in ({}, {"filter": {"source": "loop"}}, {"limit": 5}):
+            found = line.door.collect(line.saver, "list", config, **options)
+            assert [id_of(item.config) for item in found] == ids[-1:]
+    before = thread(line.thread_id, ids[-1], ns=line.ns)
+    found = line.door.collect(line.saver, "list", thread(line.thread_id, ns=line.ns), before=before)
+    assert found == []
+
+
 def test_prune_of_a_line_without_snapshot_leaves_the_heads_history(line):
     ids = line.chain(4)
     prune(line)
@@ -614,7 +631,7 @@ def test_deleting_the_latest_run_leaves_the_one_before_as_head(line):
     base = line.put(line.put(None, {}, [writer(0)], run_id=first), {}, [writer(1)], run_id=first)
     line.put(base, {}, [writer(2)], run_id=second)
     line.door.call(line.saver, "delete_for_runs", [second])
-    assert id_of(line.door.call(line.saver, "get_tuple", thread(line.thread_id, ns=line.ns)).config) == base
+    assert line.latest() == base
     line.check([base, line.put(base, {}, [writer(3)])])
 
 

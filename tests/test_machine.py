@@ -410,6 +410,27 @@ class SaverMachine(RuleBasedStateMachine):
             assert self.call(saver, "delete_thread", thread) == expected
         self.check_thread(self.other(saver), thread)
 
+    @rule(which=doors, thread=threads, ours=st.booleans())
+    def begin_again(self, which: int, thread: Any, ours: bool) -> None:
+        """Delete a thread and put it again with the same ids and versions, some values being others."""
+        saver = self.door(which)
+        names = self.model.of(str(thread))
+        nodes = {name: self.model.nodes[name] for name in names}
+        assert self.call(saver, "delete_thread", thread) == self.model.delete_thread(str(thread))
+        if ours:
+            saver = self.savers[1 - self.savers.index(saver)]
+        while nodes:
+            name = next(n for n in nodes if (*n[:2], nodes[n].parent) not in nodes)
+            node = replace(copy.deepcopy(nodes.pop(name)), ghosts=[])
+            for channel in node.values.keys() & PLAIN:
+                # Only versions without a random part can come again for another value.
+                if not isinstance(node.versions.get(channel), str):
+                    node.values[channel] = ["again", node.values[channel]]
+            self.call(saver, "put", *self.arguments(thread, name, node, {}))
+            self.model.put(name, node)
+        for reader in self.savers:
+            self.check_thread(reader, thread)
+
     @rule(which=doors, source=threads, onto=threads, twice=st.booleans())
     def copy_thread(self, which: int, source: Any, onto: Any, twice: bool) -> None:
         added = self.model.copied(str(source), str(onto))
@@ -492,7 +513,7 @@ class SaverMachine(RuleBasedStateMachine):
         scope = {1: chosen[:1], 2: chosen[:2]}.get(how % 3, ())
         wanted = {"run_id": self.model.nodes[chosen].metadata.get("run_id")} if how > 2 else None
         if wanted == {"run_id": None}:
-            wanted = {"nested": {"\ud800": ["b"]}}
+            wanted = {"nested": {"\ud800": ["b\x00"]}}
         before = config_of(*chosen) if at % 2 else None
         expected = [
             name
@@ -535,7 +556,10 @@ class SaverMachine(RuleBasedStateMachine):
         node = copy.deepcopy(before) if before else Node(None, {}, {}, {}, {}, {})
         node = replace(node, parent=parent_id, ghosts=[], writes={})
         node.metadata = self.metadata(thread, run)
-        node.extra = {"updated_channels": [None, [], ["messages", "\ud800"]][self.tick % 3]}
+        node.extra = {
+            "ts": "2026-01-01T00:00:00.123456+00:00" if self.tick % 2 else f"at {self.tick}",
+            "updated_channels": [None, [], ["messages", "\ud800"]][self.tick % 3],
+        }
         self.evolve(saver, node, ops, version)
         new = {c: v for c, v in node.versions.items() if not before or before.versions.get(c) != v}
         new_versions = {"right": new, "nothing": {}, "all": dict(node.versions)}[told]
@@ -604,7 +628,6 @@ class SaverMachine(RuleBasedStateMachine):
     def arguments(self, thread: Any, name: Name, node: Node, told: dict[str, Any]) -> tuple[Any, ...]:
         checkpoint = {
             "v": 4,
-            "ts": "2026-01-01T00:00:00.123456+00:00" if self.tick % 2 else f"at {self.tick}",
             "id": name[2],
             "channel_values": node.values,
             "channel_versions": node.versions,

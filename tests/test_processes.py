@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HANG = 60
 PROCESSES = 8
-STEPS = 300
+STEPS = 150
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and POSIX signals"),
@@ -191,10 +191,12 @@ class State(TypedDict):
     number: int
 
 
-TURNS = 400
+TURNS = 500
 
 
 def turn(state: State) -> dict[str, Any]:
+    # All turns together must last longer than what is left to the killed ones.
+    time.sleep(0.003)
     number = state["number"] + 1
     return {"log": [f"turn {number} " + "word " * (number % 7)], "number": number}
 
@@ -254,8 +256,11 @@ def test_killed_graph_is_continued_by_another_process(tmp_path: Path) -> None:
 def check_acknowledged_run(saver: HarnessCheckpointer, acks: list[Any]) -> None:
     there = {item.checkpoint["id"]: item for item in saver.list(thread("graph"))}
     for what, checkpoint_id, *told in acks:
-        found = there[checkpoint_id]
-        if what == "put":
+        found = there.get(checkpoint_id)
+        if found is None:
+            # Writes may come before their checkpoint, which then was still on its way.
+            assert what == "writes"
+        elif what == "put":
             assert found.checkpoint["channel_values"] == told[0]
         else:
             written = [channel for task, channel, _ in found.pending_writes or () if task == told[0]]
@@ -364,6 +369,8 @@ def prune_until(path: Path, done: Any) -> None:
     with open_file(path) as saver:
         while not done.is_set():
             saver.prune(["line"])
+            # SQLite's lock is not fair: without a pause the others would hardly get it.
+            time.sleep(0.002)
 
 
 def read_until(path: Path, done: Any) -> None:

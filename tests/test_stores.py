@@ -43,7 +43,7 @@ def count_file(store: Any) -> int:
 
 
 def count_private(store: Any) -> int:
-    return count_tables(store._writer)
+    return count_tables(store._file.writer)
 
 
 MAKE = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from langgraph_harness_saver.errors import HeadMovedError, StoreNotOpenError
-from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import (
     Base,
     CheckpointKey,
@@ -77,7 +77,7 @@ class _Thread:
         return sum(len(line.live) for line in self.lines.values())
 
 
-class MemoryStore(Store):
+class MemoryStore(Store, Forkable):
     """Keeps everything in dictionaries, under one lock that is never held while waiting."""
 
     io: ClassVar[Literal["none", "blocking", "async"]] = "none"
@@ -89,8 +89,16 @@ class MemoryStore(Store):
         self._closed = False
         renew_after_fork(self)
 
+    def before_fork(self) -> None:
+        """Let no other thread be half-way through a change."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
     def after_fork(self) -> None:
-        """Take a new lock: another thread may have held the old one."""
+        """Go on, with a lock that no thread of the parent waits for."""
         self._lock = threading.RLock()
 
     async def open(self) -> None:
@@ -178,7 +186,8 @@ class MemoryStore(Store):
             change = plan(self._family(thread_id))
             thread = self._thread(thread_id) or _Thread()
             for key in change.deletes:
-                thread.lines[key.checkpoint_ns].remove(key.checkpoint_id)
+                if key.checkpoint_ns in thread.lines:
+                    thread.lines[key.checkpoint_ns].remove(key.checkpoint_id)
                 thread.writes.pop(key[1:], None)
             for row in change.rows:
                 thread.lines.setdefault(row.key.checkpoint_ns, _Line()).set(row)

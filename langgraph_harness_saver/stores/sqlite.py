@@ -39,6 +39,7 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     place_or_stub,
     row_of,
     set_row,
+    set_writes,
     writes_of,
 )
 
@@ -65,6 +66,7 @@ class SQLiteStore(Store):
     ) -> None:
         """Use the file at `path`; without one, a private database in memory."""
         self.ttl_seconds = ttl_seconds
+        self.path = path
         self._file = SQLiteFile(path, busy_timeout_seconds, synchronous, readers)
 
     async def open(self) -> None:
@@ -230,9 +232,7 @@ class SQLiteStore(Store):
         for row in change.rows:
             set_row(connection, thread, row, find(connection, thread, row.key))
         for key, writes in change.writes.items():
-            number = place_or_stub(connection, thread, key)
-            drop_writes(connection, number)
-            add_writes(connection, number, writes)
+            set_writes(connection, thread, key, writes)
         add_parts(connection, thread, change.parts)
         connection.executemany(SQL["drop_part"], [(thread, part_id) for part_id in change.drop_parts])
         if connection.execute(SQL["is_empty"], (thread,)).fetchone()[0]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
-from langgraph_harness_saver.forks import renew_after_fork
+from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.stores.base import door
 from langgraph_harness_saver.stores.sql import migrations, queries
 
@@ -33,11 +33,8 @@ WAL_BYTES = 1 << 22
 
 SQL = queries("sqlite")
 
-_abandoned: list[sqlite3.Connection] = []
-"""What a child process inherited and must not touch, https://www.sqlite.org/howtocorrupt.html, 2.6."""
 
-
-class SQLiteFile:
+class SQLiteFile(Forkable):
     """A file, or without a path a private database in memory, and the connections to it.
 
     One connection writes, and commits together what has queued up while it was busy; others read beside
@@ -63,15 +60,31 @@ class SQLiteFile:
         self._vacuum = False
         self._idle: deque[sqlite3.Connection] = deque()
         self._lock = threading.RLock()
+        self._reads = threading.Condition()
+        self._reading_now = 0
         self._start_lock = threading.Lock()
         self._write_thread: ThreadPoolExecutor | None = None
         self._read_threads: ThreadPoolExecutor | None = None
 
-    def after_fork(self) -> None:
-        """Leave the parent's connections and threads alone."""
+    def before_fork(self) -> None:
+        """Close the file: a child may inherit nothing of it (https://www.sqlite.org/howtocorrupt.html, 2.6).
+
+        Parent and child open it again when they need it.
+        """
+        self._lock.acquire()
+        self._reads.acquire()
+        while self._reading_now:
+            self._reads.wait()
         if self.path is not None:
-            _abandoned.extend([*self._idle, *([self.writer] if self.writer else [])])
-            self.writer = None
+            self._disconnect()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._reads.release()
+        self._lock.release()
+
+    def after_fork(self) -> None:
+        """Leave the parent's threads, and those who wait for them, alone."""
         self._renew()
 
     # --- opening and closing -----------------------------------------------------------------------
@@ -81,7 +94,7 @@ class SQLiteFile:
         if self._ready and not self._closed:
             return
         if self._closed:
-            raise StoreNotOpenError(f"the store of {self.path or 'memory'} is closed; make a new saver")
+            raise self._not_open()
         await self._aside(self._open, self._writing())
 
     def _open(self) -> None:
@@ -112,6 +125,8 @@ class SQLiteFile:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        # Before anything is written: what another version made is left as it is.
+        self._has_schema(connection)
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._use_wal(connection)
@@ -138,18 +153,27 @@ class SQLiteFile:
                 return
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if connection.execute(SQL["has_schema"]).fetchone() is None:
+        if not self._has_schema(connection):
             for _, statements in migrations("sqlite"):
                 for statement in statements:
                     connection.execute(statement)
-            return
-        major, _ = connection.execute(SQL["schema"]).fetchone()
-        if major != SCHEMA_MAJOR:
+
+    def _has_schema(self, connection: sqlite3.Connection) -> bool:
+        if connection.execute(SQL["has_schema"]).fetchone() is None:
+            return False
+        versions = connection.execute(SQL["schema"]).fetchall()
+        if len(versions) != 1:
             raise SchemaError(
-                f"{self.path} has schema version {major}, written by a newer version of "
+                f"{self.path} has a table harness_schema without a version in it; restore the file from a "
+                "backup, or use another"
+            )
+        if versions[0][0] != SCHEMA_MAJOR:
+            raise SchemaError(
+                f"{self.path} has schema version {versions[0][0]}, written by a newer version of "
                 f"langgraph-harness-saver; this one knows {SCHEMA_MAJOR}. Upgrade langgraph-harness-saver, "
                 "or use another file."
             )
+        return True
 
     async def close(self) -> None:
         """Commit what is queued and close every connection."""
@@ -160,15 +184,21 @@ class SQLiteFile:
     def _close(self) -> None:
         with self._lock:
             self._drain()
-            while self._idle:
-                self._idle.pop().close()
-            if self.writer is not None:
-                self.writer.close()
-                self.writer = None
-            self._ready = False
+            with self._reads:
+                while self._reading_now:
+                    self._reads.wait()
+            self._disconnect()
         for threads in (self._write_thread, self._read_threads):
             if threads is not None:
                 threads.shutdown(wait=False)
+
+    def _disconnect(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+        self._ready = False
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -236,17 +266,27 @@ class SQLiteFile:
             self._give_back()
 
     def _commit(self, calls: Sequence[_Call[Any]]) -> None:
-        if self.writer is None:
-            raise StoreNotOpenError(f"the store of {self.path or 'memory'} is closed; make a new saver")
-        self.writer.execute("BEGIN IMMEDIATE")
+        writer = self._connected()
+        writer.execute("BEGIN IMMEDIATE")
         try:
             for call in calls:
-                self._run(self.writer, call, alone=len(calls) == 1)
-            self.writer.execute("COMMIT")
+                self._run(writer, call, alone=len(calls) == 1)
+            writer.execute("COMMIT")
         except BaseException:
-            if self.writer.in_transaction:
-                self.writer.execute("ROLLBACK")
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
             raise
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return the writer, which a fork may have closed since the store was opened; the lock is held."""
+        if self.writer is None and not self._closed:
+            self._open()
+        if self.writer is None:
+            raise self._not_open()
+        return self.writer
+
+    def _not_open(self) -> StoreNotOpenError:
+        return StoreNotOpenError(f"the store of {self.path or 'memory'} is closed; make a new saver")
 
     def _run(self, connection: sqlite3.Connection, call: _Call[Any], *, alone: bool) -> None:
         """Run one call so that, failing, it leaves the others of its batch untouched."""
@@ -300,9 +340,20 @@ class SQLiteFile:
     def _reader(self) -> Iterator[sqlite3.Connection]:
         if self.path is None:
             with self._lock:
-                assert self.writer is not None
-                yield self.writer
+                yield self._connected()
             return
+        with self._reads:
+            self._reading_now += 1
+        try:
+            with self._pooled() as connection:
+                yield connection
+        finally:
+            with self._reads:
+                self._reading_now -= 1
+                self._reads.notify_all()
+
+    @contextmanager
+    def _pooled(self) -> Iterator[sqlite3.Connection]:
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -382,6 +433,8 @@ def _translate(error: sqlite3.Error, path: str | None) -> StoreError:
     if path and "unable to open" in said:
         folder = Path(path).absolute().parent
         hint = f"does {folder} exist, and may this user write to it?"
+        if Path(path).is_dir():
+            hint = "that is a directory; name a file in it"
     elif "readonly" in said:
         hint = "this user may not write to the file or its directory; change their permissions"
     elif "locked" in said or "busy" in said:

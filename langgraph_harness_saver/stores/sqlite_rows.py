@@ -105,6 +105,22 @@ def drop_writes(connection: sqlite3.Connection, number: int) -> None:
     connection.execute(SQL["drop_writes"], places)
 
 
+def set_writes(
+    connection: sqlite3.Connection, thread: int, key: CheckpointKey, writes: Sequence[WriteRow]
+) -> None:
+    """Replace all writes of a checkpoint."""
+    if writes:
+        number = place_or_stub(connection, thread, key)
+        drop_writes(connection, number)
+        add_writes(connection, number, writes)
+        return
+    place = find(connection, thread, key)
+    if place is not None:
+        drop_writes(connection, place[0])
+        if place[1] == STUB:
+            connection.execute(SQL["drop_checkpoint"], place[:1])
+
+
 def add_parts(connection: sqlite3.Connection, thread: int, parts: Sequence[PartRow]) -> None:
     """Add parts that are not there yet."""
     if parts:
