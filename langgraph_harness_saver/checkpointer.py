@@ -98,6 +98,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     @property
     def _core(self) -> Core:
+        self._sweeper.start()
         # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
         if self._made is None or self._made[0] is not self.serde:
             self._made = (self.serde, Core(self.backend, Codec(self.serde), self._cache))
@@ -178,7 +179,6 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint["id"])
         full = _full_metadata(config, metadata)
         await self._core.put(key, parent_id, checkpoint, full, new_versions)
-        self._sweeper.start()
         return _config(config["configurable"]["thread_id"], checkpoint_ns, checkpoint["id"])
 
     def put_writes(
@@ -196,7 +196,6 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
             raise InvalidConfigError("writes belong to a checkpoint: the config needs a checkpoint_id")
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint_id)
         await self._core.put_writes(key, writes, task_id, task_path)
-        self._sweeper.start()
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that follows any stored one, whichever saver made it, and is given only once."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import suppress
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -96,6 +98,7 @@ with warnings.catch_warnings():
         def __init__(self, **values: Any) -> None:
             if "redis_url" in values:
                 values.setdefault("url", values.pop("redis_url"))
+            _let_passed_win(values)
             try:
                 super().__init__(**values)
             except ValidationError as error:
@@ -173,6 +176,23 @@ def redacted(url: str) -> str:
     return _SECRET.sub(r"\1=...", shown)
 
 
+def _let_passed_win(values: dict[str, Any]) -> None:
+    """Keep the environment's backend from contradicting a URL that is passed, and the other way round."""
+    if values.get("url") is not None and "backend" not in values:
+        with suppress(ValueError):
+            # What is wrong with the URL is told when it is validated.
+            values["backend"] = backend_of(values["url"])
+    elif values.get("backend") == CheckpointBackend.MEMORY:
+        values.setdefault("url", None)
+
+
+def _unknown(name: str) -> str:
+    options = list(CheckpointerConfig.model_fields)
+    near = get_close_matches(name, options, 1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no option {name!r}; {guess}there are {', '.join(options)}"
+
+
 def _explain(error: ValidationError) -> str:
     told = []
     for item in error.errors(include_url=False, include_input=False):
@@ -180,5 +200,5 @@ def _explain(error: ValidationError) -> str:
         message = item["msg"].removeprefix("Value error, ")
         told.append(f"{name}: {message}" if name else message)
         if item["type"] == "extra_forbidden":
-            told[-1] = f"there is no option {name!r}; there are {', '.join(CheckpointerConfig.model_fields)}"
+            told[-1] = _unknown(name)
     return "; ".join(told)

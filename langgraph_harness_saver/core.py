@@ -185,7 +185,8 @@ class Core:
         if not page.entries:
             return []
         reader = Reader(self.codec, page, held.images)
-        return [self._stored(reader, entry, page) for entry in page.entries]
+        # Oldest first: each is rebuilt from the one before.
+        return [self._stored(reader, entry, page) for entry in reversed(page.entries)][::-1]
 
     def _stored(self, reader: Reader, entry: Entry, page: Page) -> Stored:
         row = entry.row

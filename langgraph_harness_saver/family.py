@@ -88,6 +88,19 @@ def _follow(reader: Reader, ref: Ref | None, needed: set[Ref]) -> None:
         ref = reader.slot(ref).base
 
 
+def _leans(reader: Reader, ref: Ref, leaving: set[CheckpointKey], leaning: dict[Ref, bool]) -> bool:
+    """Tell whether a slot or one below it is in a row that leaves; `leaning` remembers."""
+    path = [ref]
+    while path[-1] not in leaning and path[-1].key not in leaving:
+        base = reader.slot(path[-1]).base
+        if base is None:
+            break
+        path.append(base)
+    answer = leaning.get(path[-1], path[-1].key in leaving)
+    leaning.update((step, answer) for step in path)
+    return answer
+
+
 @dataclass(slots=True)
 class _Removal:
     codec: Codec
@@ -122,10 +135,10 @@ class _Removal:
         wanted = {ref for ref in needed if ref.key in leaving}
         if wanted:
             dependents = self._dependents(leaving)
-            whole = sum(len(b.data) for image in dependents for b in image.blobs.values())
+            whole = sum(self.reader.size(ref) for key in dependents for ref in self._refs(key)[1:])
             if whole <= REBASE_FACTOR * sum(len(self.rows[key].body) for key in {r.key for r in wanted}):
-                for image in dependents:
-                    self._rebase(image, needed)
+                for key in dependents:
+                    self._rebase(key)
                 self.reader = reader_of(self.codec, self.rows, self.family)
                 needed = needs(self.reader, [k for k, _ in self._surviving()])
         for key in leaving:
@@ -189,40 +202,45 @@ class _Removal:
     ) -> tuple[dict[str, Blob], list[Sequence[Any]]]:
         """Return what an ancestor walk from a survivor would find on the way: seeds, and writes in order."""
         own = {c for c, blob in image.blobs.items() if not self.codec.is_delta_snapshot(blob)}
-        seeds: dict[str, Blob] = {}
+        seeds: dict[str, Ref] = {}
         history: list[Sequence[Any]] = []
         for step in path:
-            before = self.reader.image(step)
-            found = [w for w in self._writes(step, before) if w[2] not in seeds and _replayed(w[2], own)]
+            found = [w for w in self._writes(step) if w[2] not in seeds and _replayed(w[2], own)]
             history[:0] = found
-            for channel, blob in before.blobs.items():
+            for channel, ref in self.reader.header(self.reader.head(step.key))[1].items():
                 if channel not in seeds and _replayed(channel, own):
-                    seeds[channel] = blob
+                    seeds[channel] = ref
         written = {item[2] for item in history}
+        blobs = {channel: self.reader.blob(ref) for channel, ref in seeds.items()}
         kept = {
             channel: blob
-            for channel, blob in seeds.items()
+            for channel, blob in blobs.items()
             if channel in written or channel in counted or self.codec.is_delta_snapshot(blob)
         }
         return kept, history
 
-    def _writes(self, row: CheckpointRow, image: Image) -> Sequence[Sequence[Any]]:
+    def _writes(self, row: CheckpointRow) -> Sequence[Sequence[Any]]:
         if row.kind == Kind.ANCHOR:
-            return image.history
+            return self.reader.history(row.key)
         return self.codec.merge_writes(self.family.writes.get(row.key, ()), row.key)
 
-    def _dependents(self, leaving: set[CheckpointKey]) -> list[Image]:
+    def _dependents(self, leaving: set[CheckpointKey]) -> list[CheckpointKey]:
+        """Return the survivors that need a row which leaves."""
+        leaning: dict[Ref, bool] = {}
         return [
-            self.reader.image(row)
-            for key, row in self._surviving()
-            if any(ref.key in leaving for ref in needs(self.reader, [key]))
+            key
+            for key, _ in self._surviving()
+            if any(_leans(self.reader, ref, leaving, leaning) for ref in self._refs(key))
         ]
 
-    def _rebase(self, image: Image, needed: set[Ref]) -> None:
-        others = needs(self.reader, [k for k, _ in self._surviving() if k != image.key])
-        slots = self.reader.body(image.key).slots
-        keep = {n: slot for n, slot in slots.items() if Ref(image.key, n) in others}
-        self._take(self.codec.rebase(self.rows[image.key], image, keep))
+    def _refs(self, key: CheckpointKey) -> list[Ref]:
+        head = self.reader.head(key)
+        return [head, *self.reader.header(head)[1].values()]
+
+    def _rebase(self, key: CheckpointKey) -> None:
+        others = needs(self.reader, [k for k, _ in self._surviving() if k != key])
+        keep = {n: slot for n, slot in self.reader.body(key).slots.items() if Ref(key, n) in others}
+        self._take(self.codec.rebase(self.rows[key], self.reader.image(self.rows[key]), keep))
 
     def _hide(self, key: CheckpointKey, slots: Mapping[int, Slot]) -> None:
         if not slots:

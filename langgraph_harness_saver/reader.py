@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.codec import LINK_BYTES, Codec
@@ -12,6 +12,7 @@ from langgraph_harness_saver.errors import CorruptCheckpointError
 from langgraph_harness_saver.header import Header, unpack_header
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Page, Span
 from langgraph_harness_saver.slots import (
+    DIFFERENCE,
     DIFFERENCE_PART,
     HISTORY,
     PART,
@@ -27,6 +28,9 @@ from langgraph_harness_saver.slots import (
     span_of,
 )
 
+RECENT = 128
+"""How many rebuilt values are kept to rebuild the next from."""
+
 
 class Reader:
     """Decodes the checkpoints of one page, each slot and header once."""
@@ -37,6 +41,7 @@ class Reader:
         self._stored = {**page.support, **{entry.row.key: entry.row.body for entry in page.entries}}
         self._bodies: dict[CheckpointKey, Body] = {}
         self._headers: dict[Ref, tuple[Header, dict[str, Ref]]] = {}
+        self._blobs: dict[Ref, Blob] = {}
         self._images = images or {}
 
     def body(self, key: CheckpointKey) -> Body:
@@ -59,11 +64,11 @@ class Reader:
             raise CorruptCheckpointError(f"{ref.key}: slot {ref.slot} is gone")
         return slot
 
-    def chain(self, ref: Ref) -> list[tuple[Ref, Slot]]:
-        """Return a slot and the bases below it, the whole one first."""
+    def chain(self, ref: Ref, known: Collection[Ref] = ()) -> list[tuple[Ref, Slot]]:
+        """Return a slot and the bases below it, the lowest first: a whole one, or one that is in `known`."""
         links = [(ref, self.slot(ref))]
         seen = {ref}
-        while (base := links[-1][1].base) is not None:
+        while (base := links[-1][1].base) is not None and links[-1][0] not in known:
             slot = self.slot(base)
             if slot.digest != links[-1][1].base_digest or base in seen:
                 raise CorruptCheckpointError(
@@ -98,6 +103,11 @@ class Reader:
             self._headers[link] = (header, refs)
         return self._headers[ref]
 
+    def history(self, key: CheckpointKey) -> Sequence[Sequence[Any]]:
+        """Return the writes that an anchor carries."""
+        slots = self.body(key).slots.values()
+        return next((slot.data for slot in slots if slot.kind == HISTORY), ())
+
     def image(self, row: CheckpointRow) -> Image:
         """Return a checkpoint as bytes."""
         known = self._images.get(row.key)
@@ -110,40 +120,62 @@ class Reader:
         for link, _ in chain:
             spans = extend(spans, span_of(link.key))
         blobs = {channel: self.blob(ref) for channel, ref in refs.items()}
-        history = next((s.data for s in self.body(row.key).slots.values() if s.kind == HISTORY), ())
         return Image(
-            row.key, row.rev, header, head, chain[-1][1].digest, len(chain) - 1, spans, blobs, history
+            row.key,
+            row.rev,
+            header,
+            head,
+            chain[-1][1].digest,
+            len(chain) - 1,
+            spans,
+            blobs,
+            self.history(row.key),
         )
 
     def blob(self, ref: Ref) -> Blob:
-        """Rebuild one channel's value.
+        """Rebuild one channel's value, from the nearest one below that was rebuilt lately.
 
         Raises:
             CorruptCheckpointError: What comes out is not what was stored.
         """
-        value = bytearray()
-        weight = 0
-        spans: tuple[Span, ...] = ()
-        parts: tuple[bytes, ...] = ()
-        for link, slot in self.chain(ref):
-            spans = extend(spans, span_of(link.key))
-            if slot.kind in (RAW, PART):
-                value = bytearray(self._whole(slot, link))
-            else:
-                change = self._change(slot, link, len(value))
-                weight += len(change.lead) + len(change.middle) + LINK_BYTES
-                diff.apply(value, change)
-            if slot.kind in (PART, DIFFERENCE_PART):
-                parts = (*parts, slot.data if slot.kind == PART else slot.data[3])
-        data = bytes(value)
-        if digest(data) != slot.digest:
+        (first, slot), *links = self.chain(ref, self._blobs)
+        blob = self._blobs.get(first) or self._whole(slot, first)
+        if links:
+            blob = self._changed(blob, links)
+        if digest(blob.data) != blob.digest:
             raise CorruptCheckpointError(f"{ref.key} does not decode to what was stored")
-        return Blob(slot.type, data, slot.digest, ref, weight, spans, parts)
+        if len(self._blobs) >= RECENT:
+            del self._blobs[next(iter(self._blobs))]
+        self._blobs[ref] = blob
+        return blob
 
-    def _whole(self, slot: Slot, link: Ref) -> bytes:
-        if slot.kind == PART:
-            return self._codec.read_part(self._page.parts, slot.data, link.key)
-        return cast("bytes", slot.data)
+    def size(self, ref: Ref) -> int:
+        """Return how long a value is, without what stands in parts."""
+        slot = self.slot(ref)
+        if slot.kind == RAW:
+            return len(slot.data)
+        if slot.kind == DIFFERENCE:
+            lead, _, length, middle, tail = slot.data
+            return len(lead) + int(length) + len(middle) + int(tail)
+        return 0
+
+    def _changed(self, blob: Blob, links: Sequence[tuple[Ref, Slot]]) -> Blob:
+        value = bytearray(blob.data)
+        weight, spans, parts = blob.weight, blob.spans, blob.parts
+        for link, slot in links:
+            change = self._change(slot, link, len(value))
+            diff.apply(value, change)
+            weight += len(change.lead) + len(change.middle) + LINK_BYTES
+            spans = extend(spans, span_of(link.key))
+            if slot.kind == DIFFERENCE_PART:
+                parts = (*parts, slot.data[3])
+        ref, slot = links[-1]
+        return Blob(slot.type, bytes(value), slot.digest, ref, weight, spans, parts)
+
+    def _whole(self, slot: Slot, link: Ref) -> Blob:
+        parts = (slot.data,) if slot.kind == PART else ()
+        data = self._codec.read_part(self._page.parts, slot.data, link.key) if parts else slot.data
+        return Blob(slot.type, data, slot.digest, link, 0, (span_of(link.key),), parts)
 
     def _change(self, slot: Slot, link: Ref, size: int) -> diff.Difference:
         lead, start, length, middle, tail = slot.data

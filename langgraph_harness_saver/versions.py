@@ -16,13 +16,16 @@ def next_version(current: Any) -> str:
     It has the form of LangGraph's own savers, 32 digits, a point and a random part, because LangGraph's
     server puts versions of that form on the same threads and versions are compared as strings.
     """
-    if current is None:
-        number = 0
-    elif isinstance(current, str):
-        number = int(current.split(".", 1)[0])
-    else:
-        number = int(current)
-    return f"{number + 1:032}.{os.urandom(8).hex()}"
+    random = os.urandom(8).hex()
+    if not isinstance(current, str):
+        return f"{int(current or 0) + 1:032}.{random}"
+    digits = current.partition(".")[0]
+    if digits.isdecimal() and digits.isascii():
+        following = f"{int(digits) + 1:0{len(digits)}}.{random}"
+        if following > current:
+            return following
+    # Of another saver's making, in a form whose order only text knows.
+    return f"{current}.{random}"
 
 
 def is_unique(version: Any) -> bool:

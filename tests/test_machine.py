@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langgraph_harness_saver import HarnessCheckpointer
+from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 from langgraph_harness_saver.stores.memory import MemoryStore
 
 EXAMPLES = int(os.environ.get("HARNESS_TEST_EXAMPLES", "60"))
@@ -280,10 +280,13 @@ class SaverMachine(RuleBasedStateMachine):
                 # Once more, with what the first reading left in the cache.
                 self.check_everything(saver)
         finally:
-            for saver in self.savers:
-                self.shut(saver)
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
+            self.finish()
+
+    def finish(self) -> None:
+        for saver in self.savers:
+            self.shut(saver)
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -759,8 +762,6 @@ class MemoryMachine(SaverMachine):
         self.store = MemoryStore()
 
     def open(self, **options: Any) -> HarnessCheckpointer:
-        from langgraph_harness_saver import CheckpointerConfig
-
         return HarnessCheckpointer(CheckpointerConfig(**options), backend=self.store)
 
 
@@ -778,11 +779,9 @@ class SqliteMachine(SaverMachine):
     def shut(self, saver: HarnessCheckpointer) -> None:
         saver.close()
 
-    def teardown(self) -> None:
-        try:
-            super().teardown()
-        finally:
-            shutil.rmtree(self.folder)
+    def finish(self) -> None:
+        super().finish()
+        shutil.rmtree(self.folder)
 
 
 MACHINES = {"memory": MemoryMachine, "sqlite": SqliteMachine}
@@ -799,3 +798,100 @@ def test_a_saver_answers_as_its_model(kind: str) -> None:
         print_blob=True,
     )
     case("runTest").runTest()
+
+
+# What a machine that makes one call at a time meets rarely or never
+
+
+@pytest.fixture(params=list(MACHINES))
+def savers(request: pytest.FixtureRequest) -> Iterator[list[HarnessCheckpointer]]:
+    """Open two savers on one store."""
+    machine = MACHINES[request.param]()
+    machine.start((64 << 20, 64 << 20))
+    yield machine.savers
+    machine.finish()
+
+
+def put_value(saver: Any, at: int, value: Any, *, versions: dict[str, Any] | None = None) -> None:
+    checkpoint = {
+        "v": 4,
+        "ts": "2026-01-01T00:00:00.123456+00:00",
+        "id": f"{at:06}",
+        "channel_values": value,
+        "channel_versions": versions or dict.fromkeys(value, at),
+        "versions_seen": {},
+    }
+    parent = f"{at - 1:06}" if at else None
+    metadata = {"source": "loop", "step": at, "counters_since_delta_snapshot": {"d1": [1, at]}}
+    saver.put(config_of("race", "", parent), checkpoint, metadata, checkpoint["channel_versions"])
+
+
+def test_a_thread_deleted_and_put_again_is_not_taken_for_the_old_one(savers):
+    """Rows that look the same may rest on others that don't."""
+    first, second = savers
+    for saver, text in ((first, "old " * 100), (second, "new " * 100)):
+        saver.delete_thread("race")
+        put_value(saver, 0, {"x": text, "n": 0}, versions={"x": 1, "n": 1})
+        put_value(saver, 1, {"x": text, "n": 1}, versions={"x": 1, "n": 2})
+    assert first.get_tuple(config_of("race", "", "000001")).checkpoint["channel_values"]["x"] == "new " * 100
+    put_value(first, 2, {"x": "old " * 100, "n": 1}, versions={"x": 1, "n": 2})
+    put_value(first, 3, {"x": "old " * 100 + "and more", "n": 1}, versions={"x": 2, "n": 2})
+    first._cache.clear()
+    for saver in savers:
+        for at, text in ((2, "old " * 100), (3, "old " * 100 + "and more")):
+            found = saver.get_tuple(config_of("race", "", f"{at:06}"))
+            assert found.checkpoint["channel_values"]["x"] == text
+
+
+@pytest.mark.parametrize("deletion", ["prune", "delete_for_runs", "delete_thread"])
+def test_puts_survive_deletions_by_another_saver(savers, deletion):
+    """What a put leans on may go at any moment."""
+    writer, remover = savers
+    stop = threading.Event()
+
+    def remove() -> None:
+        while not stop.wait(0.002):
+            argument = {"prune": ["race"], "delete_for_runs": ["run"], "delete_thread": "race"}[deletion]
+            getattr(remover, deletion)(argument)
+
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(remove)
+        try:
+            messages: list[str] = []
+            for at in range(200):
+                messages = [*messages, f"message {at} " * 20]
+                put_value(writer, at, {"messages": messages, "large": "l" * 40_000 + str(at // 9)})
+                check_head(writer, at, messages)
+        finally:
+            stop.set()
+        removing.result()
+    put_value(writer, 200, {"messages": messages})
+    for saver in savers:
+        saver._cache.clear()
+        check_head(saver, 200, messages)
+
+
+def check_head(saver: Any, at: int, messages: list[str]) -> None:
+    head = saver.get_tuple(config_of("race"))
+    if head is not None:
+        assert head.config["configurable"]["checkpoint_id"] == f"{at:06}"
+        assert head.checkpoint["channel_values"]["messages"] == messages
+
+
+def test_a_history_is_whole_while_another_saver_prunes(savers, monkeypatch):
+    reader, remover = savers
+    for at in range(30):
+        put_value(reader, at, {"d1": _DeltaSnapshot(["seed"])} if at == 0 else {"n": at})
+        reader.put_writes(config_of("race", "", f"{at:06}"), [("d1", at)], "task", "")
+    head = config_of("race", "", f"{29:06}")
+    expected = reader.get_delta_channel_history(config=head, channels=["d1"])
+    scan = reader.backend.scan
+
+    async def prune_then_scan(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(reader.backend, "scan", scan)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(remover.prune, ["race"]).result()
+        return await scan(*args, **kwargs)
+
+    monkeypatch.setattr(reader.backend, "scan", prune_then_scan)
+    assert reader.get_delta_channel_history(config=head, channels=["d1"]) == expected

@@ -125,8 +125,8 @@ class SQLiteFile(Forkable):
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        # Before anything is written: what another version made is left as it is.
-        self._has_schema(connection)
+        if self._has_schema(connection):
+            return
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._use_wal(connection)
@@ -168,10 +168,10 @@ class SQLiteFile(Forkable):
                 "backup, or use another"
             )
         if versions[0][0] != SCHEMA_MAJOR:
+            newer = "written by a newer version. Upgrade langgraph-harness-saver, or use another file"
+            why = newer if versions[0][0] > SCHEMA_MAJOR else "no version has written that; use another file"
             raise SchemaError(
-                f"{self.path} has schema version {versions[0][0]}, written by a newer version of "
-                f"langgraph-harness-saver; this one knows {SCHEMA_MAJOR}. Upgrade langgraph-harness-saver, "
-                "or use another file."
+                f"{self.path} has schema version {versions[0][0]}, and this one knows {SCHEMA_MAJOR}: {why}"
             )
         return True
 
@@ -332,9 +332,13 @@ class SQLiteFile(Forkable):
         with self._translated(), self._reader() as connection:
             connection.execute("BEGIN")
             try:
-                return work(connection)
-            finally:
-                connection.execute("COMMIT")
+                result = work(connection)
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            return result
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
@@ -429,12 +433,9 @@ def _translate(error: sqlite3.Error, path: str | None) -> StoreError:
     where = path or "the private SQLite database"
     if "not a database" in said:
         return SchemaError(f"{where} is not an SQLite database; name another file, or move this one away")
-    hint = "see the cause above"
+    hint = "what SQLite said is in __cause__"
     if path and "unable to open" in said:
-        folder = Path(path).absolute().parent
-        hint = f"does {folder} exist, and may this user write to it?"
-        if Path(path).is_dir():
-            hint = "that is a directory; name a file in it"
+        hint = _why_not_opened(Path(path).absolute())
     elif "readonly" in said:
         hint = "this user may not write to the file or its directory; change their permissions"
     elif "locked" in said or "busy" in said:
@@ -444,3 +445,13 @@ def _translate(error: sqlite3.Error, path: str | None) -> StoreError:
     elif "malformed" in said or "corrupt" in said:
         hint = "restore it from a backup, or save what is left with the `.recover` command of sqlite3"
     return StoreError(f"{where}: {said}; {hint}")
+
+
+def _why_not_opened(path: Path) -> str:
+    if path.is_dir():
+        return "that is a directory; name a file in it"
+    if not path.parent.exists():
+        return f"{path.parent} does not exist; create it"
+    if not path.parent.is_dir():
+        return f"{path.parent} is a file, not a directory; name another path"
+    return f"may this user write to {path.parent}?"
