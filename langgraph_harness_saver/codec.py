@@ -55,8 +55,10 @@ from langgraph_harness_saver.slots import (
 )
 from langgraph_harness_saver.versions import is_unique
 
-PART_BYTES = 1 << 15
-"""A value from this size on is stored as a part."""
+PART_BYTES = 1 << 12
+"""A whole value from this size on is stored as a part: reading its neighbours shall not read it."""
+PART_MIDDLE_BYTES = 1 << 15
+"""The same for what a difference inserts. It is larger as every later row of the chain names the part."""
 SMALL_BYTES = 256
 """An unchanged value up to this size is cheaper to repeat in a whole header than to reach for."""
 LINK_BYTES = 64
@@ -155,7 +157,7 @@ class Codec:
     ) -> Blob:
         kind, parts = DIFFERENCE, old.parts
         payload: list[Any] = list(change)
-        if len(change.middle) >= PART_BYTES:
+        if len(change.middle) >= PART_MIDDLE_BYTES:
             kind, payload[3] = DIFFERENCE_PART, self._add_part(draft, change.middle)
             parts = (*parts, payload[3])
         value_digest = digest(data)
@@ -196,7 +198,7 @@ class Codec:
         history_parts: tuple[bytes, ...] = (),
         keep: Mapping[int, Slot] = NOTHING,
     ) -> Encoded:
-        old = base if base and base.links < MAX_HEADER_LINKS else None
+        old = base if base and _may_lean(base, blobs.values()) else None
         if old is None:
             for channel, blob in blobs.items():
                 if len(blob.data) <= SMALL_BYTES and blob.ref.key != draft.key:
@@ -210,7 +212,8 @@ class Codec:
             {channel: (b.ref.key, b.ref.slot) for channel, b in old.blobs.items()} if old else {},
             draft.key,
         )
-        head_digest = digest(packed)
+        # Covers the values, which the header only names: a row is what it is of.
+        head_digest = digest(packed + b"".join(b"%x," % blob.digest for blob in blobs.values()))
         slot = (
             Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
             if old
@@ -230,8 +233,18 @@ class Codec:
             run_id=run_id,
             kind=kind,
         )
-        links = old.links + 1 if old else 0
-        image = Image(row.key, row.rev, header, head, head_digest, links, head_spans, blobs, history)
+        image = Image(
+            row.key,
+            row.rev,
+            header,
+            head,
+            head_digest,
+            old.links + 1 if old else 0,
+            len(body) + (old.head_weight if old else 0),
+            head_spans,
+            blobs,
+            history,
+        )
         return Encoded(row, draft.parts, image)
 
     def rebase(self, row: CheckpointRow, image: Image, keep: Mapping[int, Slot]) -> Encoded:
@@ -431,3 +444,9 @@ class Codec:
                 f"{what} of thread {thread_id!r} is stored as {typed[0]!r} and cannot be read: {error}. "
                 "Read it with the serde that wrote it."
             ) from error
+
+
+def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:
+    """Tell whether a header may be a difference: the rows that it then takes to read are to stay small."""
+    allowed = max(CHAIN_BYTES, sum(len(blob.data) for blob in blobs))
+    return base.links < MAX_HEADER_LINKS and base.head_weight < allowed

@@ -122,8 +122,9 @@ class Envelope:
             )
         try:
             return _context.decompress(data[1:])
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
+        except (zstandard.ZstdError, MemoryError) as error:
+            # A damaged frame may claim any size.
+            raise ValueError(str(error) or "too large to be true") from error
 
     def _decrypt(self, data: bytes) -> bytes:
         if self._cipher is None:
@@ -131,7 +132,12 @@ class Envelope:
                 "a checkpoint is encrypted; open the saver with the EncryptedSerializer that wrote it"
             )
         length = data[1]
-        return self._cipher.decrypt(data[2 : 2 + length].decode(), data[2 + length :])
+        try:
+            return self._cipher.decrypt(data[2 : 2 + length].decode(), data[2 + length :])
+        except Exception as error:
+            raise ValueError(
+                f"they don't decrypt, is the key the one they were written with? {error}"
+            ) from error
 
 
 def pack(data: Any) -> bytes:

@@ -127,6 +127,7 @@ class Reader:
             head,
             chain[-1][1].digest,
             len(chain) - 1,
+            sum(len(self._stored[link.key]) for link, _ in chain),
             spans,
             blobs,
             self.history(row.key),

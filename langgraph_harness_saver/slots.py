@@ -62,7 +62,11 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One checkpoint as bytes: all that is needed to write the next one as a difference."""
+    """One checkpoint as bytes: all that is needed to write the next one as a difference.
+
+    `links` and `head_weight` count the rows that its header is made of, and their bytes; `head_digest` is
+    of the header and all values.
+    """
 
     key: CheckpointKey
     rev: int
@@ -70,6 +74,7 @@ class Image:
     head: Ref
     head_digest: int
     links: int
+    head_weight: int
     head_spans: tuple[Span, ...]
     blobs: Mapping[str, Blob]
     history: Sequence[Sequence[Any]] = ()

@@ -6,8 +6,8 @@ import os
 import re
 from typing import Any
 
-_OURS = re.compile(r"\A(\d{32})\.([0-9a-f]{16})\Z")
-_UNIQUE = re.compile(r"\A\d{32}\.(?:[0-9a-f]{16}|\d\.\d{8,})\Z")
+_OURS = re.compile(r"\A([0-9]{32})\.([0-9a-f]{16})\Z")
+_UNIQUE = re.compile(r"\A[0-9]{32}\.(?:[0-9a-f]{16}|[0-9]\.[0-9]{8,})\Z")
 
 
 def next_version(current: Any) -> str:

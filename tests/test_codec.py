@@ -19,7 +19,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
-from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, Codec
+from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, PART_MIDDLE_BYTES, Codec
 from langgraph_harness_saver.errors import (
     CorruptCheckpointError,
     HarnessError,
@@ -560,9 +560,9 @@ def test_equal_large_values_share_a_part():
 
 def test_a_large_insertion_stands_apart_and_every_reader_names_it():
     line = Line()
-    value = [message(0, 2 * PART_BYTES)]
+    value = [message(0, 2 * PART_MIDDLE_BYTES)]
     line.put({"a": value})
-    value = [*value, message(1, PART_BYTES)]
+    value = [*value, message(1, PART_MIDDLE_BYTES)]
     second = line.put({"a": value})
     body = line.codec.open_body(line.encoded[second].row.body, key_of(second))
     assert DIFFERENCE_PART in {slot.kind for slot in body.slots.values()}
