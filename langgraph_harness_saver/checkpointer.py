@@ -14,6 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from enum import Enum
 from types import TracebackType
 from typing import Any, cast
 
@@ -100,9 +101,10 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     def _core(self) -> Core:
         self._sweeper.start()
         # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
-        if self._made is None or self._made[0] is not self.serde:
-            self._made = (self.serde, Core(self.backend, Codec(self.serde), self._cache))
-        return self._made[1]
+        made, serde = self._made, self.serde
+        if made is None or made[0] is not serde:
+            made = self._made = (serde, Core(self.backend, Codec(serde), self._cache))
+        return made[1]
 
     # --- life --------------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint; return a config that names it."""
-        return self._bridge.run(self.aput(config, checkpoint, metadata, new_versions))
+        return self._bridge.run(self._put(config, checkpoint, metadata, new_versions))
 
     async def aput(
         self,
@@ -175,6 +177,16 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint; return a config that names it."""
+        return await self._put(config, checkpoint, metadata, new_versions)
+
+    # Both doors lead here, so that a subclass which overrides one doesn't pass through the other.
+    async def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
         thread_id, checkpoint_ns, parent_id = _place(config)
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint["id"])
         full = _full_metadata(config, metadata)
@@ -185,12 +197,17 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote, linked to the checkpoint that `config` names."""
-        self._bridge.run(self.aput_writes(config, writes, task_id, task_path))
+        self._bridge.run(self._put_writes(config, writes, task_id, task_path))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote, linked to the checkpoint that `config` names."""
+        await self._put_writes(config, writes, task_id, task_path)
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
         thread_id, checkpoint_ns, checkpoint_id = _place(config)
         if checkpoint_id is None:
             raise InvalidConfigError("writes belong to a checkpoint: the config needs a checkpoint_id")
@@ -205,10 +222,13 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that `config` names, without a checkpoint_id the latest, or None."""
-        return self._bridge.run(self.aget_tuple(config))
+        return self._bridge.run(self._get_tuple(config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that `config` names, without a checkpoint_id the latest, or None."""
+        return await self._get_tuple(config)
+
+    async def _get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         core = self._core
         stored = await core.get(*_place(config))
         return _tuple(core, stored, config["configurable"]["thread_id"]) if stored else None
@@ -258,12 +278,17 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what rebuilds channels at a checkpoint: the nearest stored value and the writes since."""
-        return self._bridge.run(self.aget_delta_channel_history(config=config, channels=channels))
+        return self._bridge.run(self._delta_history(config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what rebuilds channels at a checkpoint: the nearest stored value and the writes since."""
+        return await self._delta_history(config, channels)
+
+    async def _delta_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
         if not channels:
             return {}
         history = await self._core.delta_history(*_place(config), channels)
@@ -283,7 +308,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> int:  # type: ignore[override]
         """Delete a thread; return how many checkpoints it had."""
-        return self._bridge.run(self.adelete_thread(thread_id))
+        return self._bridge.run(self._core.delete_thread(str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> int:  # type: ignore[override]
         """Delete a thread; return how many checkpoints it had."""
@@ -291,7 +316,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs; later ones read back as before."""
-        self._bridge.run(self.adelete_for_runs(run_ids))
+        self._bridge.run(self._core.delete_for_runs([str(run_id) for run_id in run_ids]))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs; later ones read back as before."""
@@ -299,7 +324,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes to another thread; safe to repeat."""
-        self._bridge.run(self.acopy_thread(source_thread_id, target_thread_id))
+        self._bridge.run(self._core.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes to another thread; safe to repeat."""
@@ -311,10 +336,13 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         Raises:
             InvalidConfigError: The strategy is unknown.
         """
-        self._bridge.run(self.aprune(thread_ids, strategy=strategy))
+        self._bridge.run(self._prune(thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Do what `prune` does."""
+        await self._prune(thread_ids, strategy)
+
+    async def _prune(self, thread_ids: Sequence[str], strategy: str) -> None:
         if strategy not in _STRATEGIES:
             raise InvalidConfigError(f"strategy {strategy!r} is unknown; there are {', '.join(_STRATEGIES)}")
         if not _STRATEGIES[strategy]:
@@ -359,7 +387,11 @@ def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
         raise InvalidConfigError(
             'a checkpoint belongs to a thread: pass config={"configurable": {"thread_id": "..."}}'
         )
-    return str(thread_id), configurable.get("checkpoint_ns") or "", configurable.get("checkpoint_id") or None
+    return (
+        str(thread_id),
+        configurable.get("checkpoint_ns") or "",
+        _text(configurable.get("checkpoint_id")),
+    )
 
 
 def _given_thread(config: RunnableConfig | None) -> Any:
@@ -379,11 +411,15 @@ def _selection(
     return Selection(
         thread_id=None if thread_id is None else str(thread_id),
         checkpoint_ns=wanted.get("checkpoint_ns"),
-        checkpoint_id=wanted.get("checkpoint_id") or None,
-        before=last.get("checkpoint_id") or last.get("id") or None,
+        checkpoint_id=_text(wanted.get("checkpoint_id")),
+        before=_text(last.get("checkpoint_id") or last.get("id")),
         filter=filter,
         limit=limit,
     )
+
+
+def _text(checkpoint_id: Any) -> str | None:
+    return str(checkpoint_id) if checkpoint_id else None
 
 
 def _config(thread_id: Any, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
@@ -418,5 +454,15 @@ def _full_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict
             if name in full or name in EXCLUDED_METADATA_KEYS or name.startswith("__"):
                 continue
             if isinstance(value, (str, int, bool, float)):
-                full[name] = value
+                full[name] = _plain(value)
     return full
+
+
+def _plain(value: str | int | float) -> Any:
+    # A thread is to be readable where the class of an enum in its config isn't.
+    if isinstance(value, Enum):
+        return value.value
+    for scalar in (bool, str, int, float):
+        if isinstance(value, scalar):
+            return scalar(value)
+    return value

@@ -11,6 +11,7 @@ The stored form of a body, inside out (docs/design.md tells why):
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any, cast
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import EXT_DELTA_SNAPSHOT
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
@@ -55,6 +57,8 @@ from langgraph_harness_saver.slots import (
 )
 from langgraph_harness_saver.versions import is_unique
 
+logger = logging.getLogger(__name__)
+
 PART_BYTES = 1 << 12
 """A whole value from this size on is stored as a part: reading its neighbours shall not read it."""
 PART_MIDDLE_BYTES = 1 << 15
@@ -67,7 +71,9 @@ CHAIN_BYTES = 1 << 13
 """Differences may add up to so much however small the value is: reading them is still one page."""
 MAX_HEADER_LINKS = 16
 MAX_SPANS = 4
-_EXT = tuple(bytes([first]) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
+_DELTA_SNAPSHOT = bytes([EXT_DELTA_SNAPSHOT])
+_EXT_CODE_AT = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
+"""Where the code of a msgpack extension stands, by its first byte."""
 
 
 class Codec:
@@ -333,13 +339,14 @@ class Codec:
 
     def is_delta_snapshot(self, blob: Blob) -> bool:
         """Tell whether a value is a `DeltaChannel`'s snapshot."""
-        if blob.type == "msgpack" and blob.data[:1] not in _EXT:
-            return False
+        if blob.type == "msgpack":
+            return blob.data[_EXT_CODE_AT.get(blob.data[0], 0) :][:1] == _DELTA_SNAPSHOT
         try:
             return isinstance(self._serde.loads_typed((blob.type, blob.data)), _DeltaSnapshot)
-        except SerializationError:
-            # A type that may not be loaded here is not LangGraph's own.
-            return False
+        except Exception:
+            # Taking for one what may be none keeps more than is needed, and loses nothing.
+            logger.debug("a value of type %r could not be looked at", blob.type, exc_info=True)
+            return True
 
     # --- metadata ----------------------------------------------------------------------------------
 

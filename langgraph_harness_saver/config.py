@@ -146,7 +146,7 @@ def make_store(config: CheckpointerConfig) -> Store:
             ttl_seconds=config.ttl_seconds,
             busy_timeout_seconds=config.busy_timeout_seconds,
             synchronous=config.synchronous,
-            readers=config.pool_size,
+            readers=max(1, config.pool_size - 1),
         )
     raise InvalidConfigError(f"the {config.backend.value} store is not built yet; use {_EXAMPLES}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
-from langgraph_harness_saver.errors import CorruptCheckpointError
+from langgraph_harness_saver.errors import CorruptCheckpointError, SerializationError
 from langgraph_harness_saver.family import kept_slots, reader_of, removal, unused_parts
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
@@ -28,6 +29,8 @@ from langgraph_harness_saver.rows import (
 )
 from langgraph_harness_saver.slots import Dump, Encoded, Image, revision
 from langgraph_harness_saver.stores.base import ANY_HEAD, Store, Unconditional
+
+logger = logging.getLogger(__name__)
 
 FIRST_PAGE, PAGE = 8, 64
 
@@ -73,13 +76,16 @@ class Core:
         head: str | Unconditional | None = ANY_HEAD,
     ) -> None:
         """Store a checkpoint, as differences from its parent where these pay."""
-        if parent_id == key.checkpoint_id:
-            parent_id = None
-        parent = None if parent_id is None else key._replace(checkpoint_id=parent_id)
+        again = parent_id == key.checkpoint_id
+        parent = None if parent_id is None or again else key._replace(checkpoint_id=parent_id)
         base = self.cache.get(parent) if parent else None
         # Before anything is awaited: the graph goes on and changes its values in place.
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         await self.store.open()
+        if again:
+            # Put back under its own config: its parent is the one that it has.
+            there = await self.get(*key)
+            parent_id = there.row.parent_id if there else None
         base = base or (await self._image(parent) if parent else None)
         result, encoded = await self._try_put(key, parent_id, dump, base, head)
         if result == PutResult.BASE_GONE and parent is not None:
@@ -170,7 +176,12 @@ class Core:
         if wanted:
 
             def matches(data: bytes) -> bool:
-                return contains(self.codec.unpack_metadata(data), wanted)
+                try:
+                    return contains(self.codec.unpack_metadata(data), wanted)
+                except SerializationError as error:
+                    # One checkpoint that can't be read here must not hide all the others.
+                    logger.warning("a checkpoint is left out of a filtered list: %s", error)
+                    return False
 
         return Query(
             thread_id=selection.thread_id,
@@ -275,21 +286,27 @@ class Core:
 
     def _copy(self, family: Family, there: Family, source: str, target: str) -> Change:
         rows = {k: self._copied(r, target) for k, r in family.rows.items() if k.thread_id == source}
-        clashing = any(r.key in there.rows and there.rows[r.key].body != r.body for r in rows.values())
-        fresh = {k: r for k, r in rows.items() if r.key not in there.rows}
+        missing = {
+            k: r
+            for k, r in rows.items()
+            if r.key not in there.rows or there.rows[r.key].kind == Kind.HIDDEN != r.kind
+        }
         parts: list[PartRow] = []
-        if clashing:
+        if any(r.key in there.rows and there.rows[r.key].body != r.body for r in rows.values()):
             # What is there has gone its own way, so nothing new may lean on it.
-            fresh, parts = self._whole(family, {k: r for k, r in fresh.items() if r.kind != Kind.HIDDEN})
-        writes = {r.key: family.writes[k] for k, r in fresh.items() if k in family.writes}
-        return Change(
-            rows=list(fresh.values()), writes=writes, parts=[*parts, *_parts(family, fresh, writes)]
-        )
+            missing, parts = self._whole(family, missing, there)
+        writes = {
+            k._replace(thread_id=target): _merged(there.writes.get(k._replace(thread_id=target), ()), some)
+            for k, some in family.writes.items()
+            if k in missing or k not in family.rows
+        }
+        named = _parts(family, missing, writes)
+        return Change(rows=list(missing.values()), writes=writes, parts=[*parts, *named])
 
     def _copied(self, row: CheckpointRow, target: str) -> CheckpointRow:
         metadata = row.metadata
         if row.kind != Kind.HIDDEN:
-            decoded = self.codec.unpack_metadata(metadata)
+            decoded = self._metadata_or_nothing(row)
             if "thread_id" in decoded:
                 metadata = self.codec.pack_metadata({**decoded, "thread_id": target}, target)
         return replace(
@@ -300,16 +317,26 @@ class Core:
             reach=tuple(Span(target, *span[1:]) for span in row.reach),
         )
 
+    def _metadata_or_nothing(self, row: CheckpointRow) -> dict[str, Any]:
+        try:
+            return self.codec.unpack_metadata(row.metadata, row.key)
+        except SerializationError as error:
+            logger.warning("metadata is copied as it stands: %s", error)
+            return {}
+
     def _whole(
-        self, family: Family, rows: Mapping[CheckpointKey, CheckpointRow]
+        self, family: Family, rows: Mapping[CheckpointKey, CheckpointRow], there: Family
     ) -> tuple[dict[CheckpointKey, CheckpointRow], list[PartRow]]:
         reader = reader_of(self.codec, family.rows, family)
         whole: dict[CheckpointKey, CheckpointRow] = {}
         parts: list[PartRow] = []
         for key, row in rows.items():
-            encoded = self.codec.rebase(row, reader.image(family.rows[key]), {})
-            whole[key] = encoded.row
-            parts += encoded.parts
+            if row.kind != Kind.HIDDEN:
+                kept = there.rows.get(row.key)
+                keep = self.codec.open_body(kept.body, kept.key).slots if kept else {}
+                encoded = self.codec.rebase(row, reader.image(family.rows[key]), keep)
+                whole[key] = encoded.row
+                parts += encoded.parts
         return whole, parts
 
 
@@ -335,12 +362,14 @@ class _Ancestors:
     def __init__(self, core: Core, row: CheckpointRow | None) -> None:
         self._core = core
         self._row = row
+        self._seen: set[str] = set()
         self._page: dict[str, Stored] = {}
         self._size = FIRST_PAGE
 
     async def next(self) -> Stored | None:
-        if self._row is None or self._row.parent_id is None:
+        if self._row is None or self._row.parent_id is None or self._row.parent_id in self._seen:
             return None
+        self._seen.add(self._row.parent_id)
         key = self._row.key._replace(checkpoint_id=self._row.parent_id)
         stored = self._page.get(key.checkpoint_id) or await self._fetch(key)
         self._row = stored.row if stored else None
@@ -377,6 +406,10 @@ def _all_but_latest(rows: list[CheckpointRow]) -> list[CheckpointKey]:
         _, checkpoint_ns, checkpoint_id = row.key
         latest[checkpoint_ns] = max(checkpoint_id, latest.get(checkpoint_ns, checkpoint_id))
     return [row.key for row in rows if row.key.checkpoint_id != latest[row.key.checkpoint_ns]]
+
+
+def _merged(there: Sequence[WriteRow], more: Sequence[WriteRow]) -> Sequence[WriteRow]:
+    return [*there, *(write for write in more if write not in there)]
 
 
 def _parts(

@@ -135,8 +135,9 @@ class Envelope:
         try:
             return self._cipher.decrypt(data[2 : 2 + length].decode(), data[2 + length :])
         except Exception as error:
-            raise ValueError(
-                f"they don't decrypt, is the key the one they were written with? {error}"
+            raise SchemaError(
+                f"it doesn't decrypt ({error}); open the saver with the EncryptedSerializer and the key that "
+                "wrote it. If these are right, it is damaged."
             ) from error
 
 

@@ -76,10 +76,15 @@ def reader_of(codec: Codec, rows: Mapping[CheckpointKey, CheckpointRow], family:
     return Reader(codec, Page((), {key: row.body for key, row in rows.items()}, family.parts))
 
 
-def anchor_id(checkpoint_id: str) -> str:
-    """Return the id of the anchor below a checkpoint."""
-    named = blake2b(checkpoint_id.encode("utf-8", "surrogatepass"), digest_size=16, person=b"anchor")
-    return str(UUID(bytes=named.digest(), version=5))
+def anchor_key(row: CheckpointRow) -> CheckpointKey:
+    """Return the key of the anchor that comes between a checkpoint and its present parent.
+
+    Another parent makes another anchor: what is there already may have been built on.
+    """
+    named = blake2b(digest_size=16, person=b"anchor")
+    for checkpoint_id in (row.key.checkpoint_id, row.parent_id or ""):
+        named.update(blake2b(checkpoint_id.encode("utf-8", "surrogatepass")).digest())
+    return row.key._replace(checkpoint_id=str(UUID(bytes=named.digest(), version=5)))
 
 
 def _follow(reader: Reader, ref: Ref | None, needed: set[Ref]) -> None:
@@ -189,7 +194,7 @@ class _Removal:
             return None
         nearest = self.codec.unpack_metadata(readable[0].metadata)
         return self.codec.anchor(
-            row.key._replace(checkpoint_id=anchor_id(row.key.checkpoint_id)),
+            anchor_key(row),
             parent_id,
             self.reader.image(readable[0]),
             {"source": "fork", "step": nearest.get("step", -1), "parents": nearest.get("parents", {})},
@@ -202,14 +207,19 @@ class _Removal:
     ) -> tuple[dict[str, Blob], list[Sequence[Any]]]:
         """Return what an ancestor walk from a survivor would find on the way: seeds, and writes in order."""
         own = {c for c, blob in image.blobs.items() if not self.codec.is_delta_snapshot(blob)}
+        versions = image.header.versions
         seeds: dict[str, Ref] = {}
         history: list[Sequence[Any]] = []
         for step in path:
             found = [w for w in self._writes(step) if w[2] not in seeds and _replayed(w[2], own)]
             history[:0] = found
-            for channel, ref in self.reader.header(self.reader.head(step.key))[1].items():
+            before, refs = self.reader.header(self.reader.head(step.key))
+            for channel, ref in refs.items():
                 if channel not in seeds and _replayed(channel, own):
                     seeds[channel] = ref
+                    # A channel that has kept its version has kept its value, wherever that is stored.
+                    if channel in versions and versions[channel] == before.versions.get(channel):
+                        counted.add(channel)
         written = {item[2] for item in history}
         blobs = {channel: self.reader.blob(ref) for channel, ref in seeds.items()}
         kept = {

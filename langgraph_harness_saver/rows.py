@@ -84,7 +84,7 @@ class WriteRow:
 
     `call` is the special write's negative index (`WRITES_IDX_MAP`), or 0 for regular writes. A special
     row replaces the one with the same task and call; regular rows are kept in order of arrival, and one
-    that is there already, byte for byte, is not stored again.
+    that has just been stored, byte for byte, is not stored again.
     """
 
     task_id: str

@@ -25,6 +25,7 @@ class Sweeper(Forkable):
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._stopping.set)
         renew_after_fork(self)
 
     def after_fork(self) -> None:

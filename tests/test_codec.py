@@ -31,7 +31,7 @@ from langgraph_harness_saver.ids import id_key, id_of_key, pack_id, unpack_id
 from langgraph_harness_saver.reader import Reader, checkpoint_of
 from langgraph_harness_saver.rows import CheckpointKey, Page, PartRow
 from langgraph_harness_saver.serde import HarnessSerializer
-from langgraph_harness_saver.slots import DIFFERENCE, DIFFERENCE_PART, Encoded, Image
+from langgraph_harness_saver.slots import DIFFERENCE, DIFFERENCE_PART, RAW, Encoded, Image
 from langgraph_harness_saver.versions import is_unique, next_version, pack_version, unpack_version
 
 UUID_TEXT = "1f0a3c5e-7b9d-6e2f-8a4b-6c8d0e2f4a6b"
@@ -330,6 +330,16 @@ def typed(header: Header) -> Any:
     """Return what tells 1 from 1.0."""
     seen = {node: sorted(map(repr, versions.items())) for node, versions in header.seen.items()}
     return (header.v, repr(header.ts), sorted(map(repr, header.versions.items())), seen, header.extra)
+
+
+@pytest.mark.parametrize("versions", [[1, 1.0, True, 1], ["1", 1], [0, False, 0.0]])
+def test_equal_versions_of_other_types_are_other_versions(versions):
+    line = Line()
+    for version in versions:
+        at = line.put({"a": 1}, versions={"a": version}, versions_seen={"node": {"a": version}})
+        found = line.read(at)
+        assert repr(found["channel_versions"]["a"]) == repr(version)
+        assert repr(found["versions_seen"]["node"]["a"]) == repr(version)
 
 
 def test_an_unchanged_header_costs_little():
@@ -709,6 +719,21 @@ def test_a_base_with_another_value_is_an_error():
     other.put({"a": [message(0), message(1)]})
     with pytest.raises(CorruptCheckpointError, match="another value"):
         line.read(second, {first: other.encoded[first].row.body})
+
+
+def test_a_sound_body_with_another_value_is_an_error():
+    line = Line()
+    first = line.put({"a": "the value " * 10})
+    line.put({"a": "the value " * 10 + "and more"})
+    for at, encoded in line.encoded.items():
+        body = line.codec.open_body(encoded.row.body, key_of(at))
+        for number, slot in body.slots.items():
+            if slot.kind in (RAW, DIFFERENCE):
+                data = slot.data[:-1] if slot.kind == RAW else [*slot.data[:3], b"other", 0]
+                body.slots[number] = slot._replace(data=data)
+        with pytest.raises(CorruptCheckpointError, match="does not decode"):
+            line.read(at, {at: line.codec.seal_body(body, key_of(at))})
+    assert line.values(first) == {"a": "the value " * 10}
 
 
 def test_a_base_that_is_gone_is_an_error():

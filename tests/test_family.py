@@ -14,7 +14,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from test_codec import key_of, message
 
 from langgraph_harness_saver.codec import PART_BYTES, Codec
-from langgraph_harness_saver.family import anchor_id, kept_slots, needs, removal, unused_parts
+from langgraph_harness_saver.family import anchor_key, kept_slots, needs, removal, unused_parts
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import Change, CheckpointKey, CheckpointRow, Family, Kind, Page, WriteRow
 from langgraph_harness_saver.serde import HarnessSerializer
@@ -331,9 +331,10 @@ def delta_line(count: int, snapshots: tuple[int, ...] = (0,)) -> tuple[Tree, lis
 def test_an_anchor_carries_seed_and_writes_in_order():
     tree, keys = delta_line(6, (1,))
     expected = tree.history(keys[5], "d1")
+    named = anchor_key(tree.rows[keys[5]])
     tree.remove(*keys[:5])
     (anchor,) = tree.of_kind(Kind.ANCHOR)
-    assert anchor == key_of(anchor_id(keys[5].checkpoint_id))
+    assert anchor == named
     assert tree.parent(keys[5]) == anchor
     assert tree.parent(anchor) is None
     assert tree.values(anchor) == {"d1": _DeltaSnapshot(["up to 1"])}

@@ -26,7 +26,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 from langgraph_harness_saver.stores.memory import MemoryStore
 
-EXAMPLES = int(os.environ.get("HARNESS_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("HARNESS_TEST_EXAMPLES", "50"))
 
 THREADS = ("thread", "thr\x00ad\ud800", 42)
 SPACES = ("", "sub", "sub:\U0001f600|in\x00ner")
@@ -869,6 +869,31 @@ def test_puts_survive_deletions_by_another_saver(savers, deletion):
     for saver in savers:
         saver._cache.clear()
         check_head(saver, 200, messages)
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_put_whose_base_goes_again_and_again_is_stored(savers, monkeypatch, losses):
+    writer, remover = savers
+    put_value(writer, 0, {"text": "some text " * 50})
+    put, left = writer.backend.put, [losses]
+
+    async def lose_base(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            return await put(*args, **kwargs)
+        with monkeypatch.context() as context, ThreadPoolExecutor(1) as pool:
+            context.setattr(writer.backend, "put", put)
+            pool.submit(remover.delete_thread, "race").result()
+            result = await put(*args, **kwargs)
+            pool.submit(put_value, remover, 0, {"text": f"other text {left} " * 50}).result()
+            return result
+
+    monkeypatch.setattr(writer.backend, "put", lose_base)
+    put_value(writer, 1, {"text": "some text " * 50 + "and more"})
+    for saver in savers:
+        saver._cache.clear()
+        found = saver.get_tuple(config_of("race", "", "000001"))
+        assert found.checkpoint["channel_values"]["text"] == "some text " * 50 + "and more"
 
 
 def check_head(saver: Any, at: int, messages: list[str]) -> None:

@@ -25,6 +25,19 @@ from langgraph_harness_saver.rows import (
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
 
+_Writes = dict[tuple[str, str, int, bytes], WriteRow]
+"""Writes in order of arrival, by what makes two of them the same."""
+
+
+def _add_writes(rows: _Writes, writes: Sequence[WriteRow]) -> None:
+    for write in writes:
+        if write.call:
+            same = (write.task_id, "", write.call, b"")
+            rows.pop(same, None)
+        else:
+            same = (write.task_id, write.task_path, 0, write.body)
+        rows.setdefault(same, write)
+
 
 @dataclass(slots=True)
 class _Line:
@@ -56,7 +69,7 @@ class _Line:
 @dataclass(slots=True)
 class _Thread:
     lines: dict[str, _Line] = field(default_factory=dict)
-    writes: dict[tuple[str, str], list[WriteRow]] = field(default_factory=dict)
+    writes: dict[tuple[str, str], _Writes] = field(default_factory=dict)
     parts: dict[bytes, bytes] = field(default_factory=dict)
     expires_at: float | None = None
 
@@ -145,12 +158,7 @@ class MemoryStore(Store, Forkable):
     ) -> None:
         with self._lock:
             thread = self._thread(key.thread_id) or _Thread()
-            rows = thread.writes.setdefault(key[1:], [])
-            for write in writes:
-                if write.call:
-                    rows[:] = [r for r in rows if (r.task_id, r.call) != (write.task_id, write.call)]
-                if write not in rows:
-                    rows.append(write)
+            _add_writes(thread.writes.setdefault(key[1:], {}), writes)
             thread.parts.update((part.part_id, part.data) for part in parts)
             self._touch(key.thread_id, thread)
 
@@ -191,9 +199,10 @@ class MemoryStore(Store, Forkable):
                 thread.writes.pop(key[1:], None)
             for row in change.rows:
                 thread.lines.setdefault(row.key.checkpoint_ns, _Line()).set(row)
-            thread.writes.update((key[1:], list(writes)) for key, writes in change.writes.items() if writes)
-            for key in [key for key, writes in change.writes.items() if not writes]:
+            for key, writes in change.writes.items():
                 thread.writes.pop(key[1:], None)
+                if writes:
+                    _add_writes(thread.writes.setdefault(key[1:], {}), writes)
             thread.parts.update((part.part_id, part.data) for part in change.parts)
             for part_id in change.drop_parts:
                 thread.parts.pop(part_id, None)
@@ -248,7 +257,9 @@ class MemoryStore(Store, Forkable):
 
     def _family(self, thread_id: str) -> Family:
         thread = self._thread(thread_id) or _Thread()
-        writes = {CheckpointKey(thread_id, *place): tuple(rows) for place, rows in thread.writes.items()}
+        writes = {
+            CheckpointKey(thread_id, *place): tuple(rows.values()) for place, rows in thread.writes.items()
+        }
         return Family({row.key: row for row in thread.rows()}, writes, dict(thread.parts))
 
     def _matching(self, query: Query) -> Iterable[CheckpointRow]:
@@ -296,7 +307,7 @@ class MemoryStore(Store, Forkable):
         entries = []
         for row in rows:
             thread = self._threads[row.key.thread_id]
-            writes = tuple(thread.writes.get(row.key[1:], ()))
+            writes = tuple(thread.writes.get(row.key[1:], {}).values())
             entries.append(Entry(row, writes))
             wanted = [part for write in writes for part in write.parts]
             if not known(row.key, row.rev):

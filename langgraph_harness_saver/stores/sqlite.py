@@ -66,8 +66,8 @@ class SQLiteStore(Store):
     ) -> None:
         """Use the file at `path`; without one, a private database in memory."""
         self.ttl_seconds = ttl_seconds
-        self.path = path
         self._file = SQLiteFile(path, busy_timeout_seconds, synchronous, readers)
+        self.path = self._file.path
 
     async def open(self) -> None:
         await self._file.open()

@@ -44,7 +44,8 @@ class SQLiteFile(Forkable):
     def __init__(
         self, path: str | None, timeout: float, synchronous: Literal["full", "normal"], readers: int
     ) -> None:
-        self.path = path
+        # The working directory may change between one connection and the next.
+        self.path = None if path is None else str(Path(path).expanduser().absolute())
         self.writer: sqlite3.Connection | None = None
         self._timeout = timeout
         self._synchronous = synchronous
@@ -62,6 +63,7 @@ class SQLiteFile(Forkable):
         self._lock = threading.RLock()
         self._reads = threading.Condition()
         self._reading_now = 0
+        self._seats = threading.BoundedSemaphore(self._readers)
         self._start_lock = threading.Lock()
         self._write_thread: ThreadPoolExecutor | None = None
         self._read_threads: ThreadPoolExecutor | None = None
@@ -130,14 +132,14 @@ class SQLiteFile(Forkable):
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._use_wal(connection)
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             self._migrate(connection)
+            connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         # The busy handler isn't called for this one, so processes that start together have to retry.
@@ -249,14 +251,13 @@ class SQLiteFile(Forkable):
 
     def _drain(self) -> None:
         """Commit everything that is queued; the lock is held."""
-        calls = []
-        while self._queue:
-            calls.append(self._queue.popleft())
-        if not calls:
-            return
+        calls: list[_Call[Any]] = []
         try:
+            while self._queue:
+                calls.append(self._queue.popleft())
             with self._translated():
-                self._commit(calls)
+                if calls:
+                    self._commit(calls)
         except BaseException as error:
             for call in calls:
                 call.fail(error)
@@ -267,8 +268,8 @@ class SQLiteFile(Forkable):
 
     def _commit(self, calls: Sequence[_Call[Any]]) -> None:
         writer = self._connected()
-        writer.execute("BEGIN IMMEDIATE")
         try:
+            writer.execute("BEGIN IMMEDIATE")
             for call in calls:
                 self._run(writer, call, alone=len(calls) == 1)
             writer.execute("COMMIT")
@@ -314,14 +315,18 @@ class SQLiteFile(Forkable):
         if self.path is None or self.writer is None:
             return
         try:
+            # Whoever else is reading or writing is not waited for.
+            self.writer.execute("PRAGMA busy_timeout = 0")
             # Gives a row without columns per page, at which `execute` would stop.
             self.writer.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
             self._vacuum = bool(self.writer.execute("PRAGMA freelist_count").fetchone()[0])
             self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             # What the callers asked for is committed; the space is given back another time.
-            logger.warning("%s: free pages could not be given back: %s", self.path, error)
+            logger.info("%s: free pages are given back later: %s", self.path, error)
             self._vacuum = True
+        finally:
+            self.writer.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
 
     async def read(self, work: Work[T]) -> T:
         """Run work that only reads, on one snapshot."""
@@ -330,14 +335,14 @@ class SQLiteFile(Forkable):
 
     def _read_here(self, work: Work[T]) -> T:
         with self._translated(), self._reader() as connection:
-            connection.execute("BEGIN")
             try:
+                connection.execute("BEGIN")
                 result = work(connection)
+                connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
             return result
 
     @contextmanager
@@ -346,15 +351,16 @@ class SQLiteFile(Forkable):
             with self._lock:
                 yield self._connected()
             return
-        with self._reads:
-            self._reading_now += 1
-        try:
-            with self._pooled() as connection:
-                yield connection
-        finally:
+        with self._seats:
             with self._reads:
-                self._reading_now -= 1
-                self._reads.notify_all()
+                self._reading_now += 1
+            try:
+                with self._pooled() as connection:
+                    yield connection
+            finally:
+                with self._reads:
+                    self._reading_now -= 1
+                    self._reads.notify_all()
 
     @contextmanager
     def _pooled(self) -> Iterator[sqlite3.Connection]:
@@ -365,7 +371,7 @@ class SQLiteFile(Forkable):
         try:
             yield connection
         finally:
-            if self._closed or len(self._idle) >= self._readers:
+            if self._closed or connection.in_transaction:
                 connection.close()
             else:
                 self._idle.append(connection)

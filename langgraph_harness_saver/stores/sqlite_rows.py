@@ -93,7 +93,7 @@ def add_writes(connection: sqlite3.Connection, number: int, writes: Sequence[Wri
     for write in writes:
         task_id, path = id_key(write.task_id), encode(write.task_path) or None
         if write.call:
-            connection.execute(SQL["replace_write"], (first, last, task_id, write.call))
+            connection.execute(SQL["replace_write"], (number, task_id, write.call))
         parts = b"".join(write.parts) or None
         values = (first, last, task_id, path, write.call, write.body, parts)
         connection.execute(SQL["add_write"], values)

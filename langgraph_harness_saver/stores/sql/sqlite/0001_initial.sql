@@ -45,6 +45,8 @@ CREATE TABLE harness_write (
   body BLOB NOT NULL
 );
 
+CREATE INDEX harness_write_special ON harness_write (id >> 20, task_id, call) WHERE call <> 0;
+
 CREATE TABLE harness_part (
   thread INTEGER NOT NULL,
   part_id BLOB NOT NULL,

@@ -72,14 +72,15 @@ SELECT id FROM harness_checkpoint WHERE thread = ?
 SELECT task_id, task_path, call, body, parts FROM harness_write WHERE id BETWEEN ? AND ? ORDER BY id
 
 -- name: replace_write
-DELETE FROM harness_write WHERE id BETWEEN ? AND ? AND task_id = ? AND call = ?
+DELETE FROM harness_write WHERE id >> 20 = ? AND task_id = ? AND call = ? AND call <> 0
 
 -- name: add_write
 INSERT INTO harness_write (id, task_id, task_path, call, body, parts)
 SELECT coalesce((SELECT min(max(id) + 1, ?2) FROM harness_write WHERE id BETWEEN ?1 AND ?2), ?1), ?3, ?4, ?5, ?6, ?7
 WHERE NOT EXISTS (
   SELECT 1 FROM harness_write
-  WHERE id BETWEEN ?1 AND ?2 AND task_id = ?3 AND task_path IS ?4 AND call = ?5 AND body = ?6
+  WHERE id BETWEEN (SELECT max(id) - 15 FROM harness_write WHERE id BETWEEN ?1 AND ?2) AND ?2
+    AND id >= ?1 AND task_id = ?3 AND task_path IS ?4 AND call = ?5 AND body = ?6
 )
 
 -- name: drop_writes
