@@ -4,6 +4,8 @@ ifndef VENV
 VENV := $(shell test -e .venv && ! test -O .venv && echo .venv-$$(id -un) || echo .venv)
 endif
 FILE ?= README.md
+# Through the environment: a name may hold what a shell would run.
+export FILE
 DEMO_DIR ?= .demo
 PYTEST_ARGS ?=
 
@@ -25,7 +27,7 @@ help: ## show this list
 
 .PHONY: demo
 demo: readable $(VENV)/.has-demo ## run an agent on FILE=README.md, kill it, resume it
-	@$(BIN) examples/demo "$(FILE)" --dir "$(DEMO_DIR)"
+	@$(BIN) examples/demo "$$FILE" --dir "$(DEMO_DIR)"
 
 .PHONY: test
 test: $(VENV)/.has-test ## run the tests; PYTEST_ARGS="-k sqlite -x" goes to pytest
@@ -68,7 +70,7 @@ python:
 
 .PHONY: readable
 readable: | python
-	@$(PYTHON) examples/demo/document.py "$(FILE)"
+	@$(PYTHON) examples/demo/document.py "$$FILE"
 
 $(VENV)/.made: | python
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

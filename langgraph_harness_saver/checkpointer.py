@@ -34,7 +34,7 @@ from typing_extensions import Self
 from langgraph_harness_saver.bridge import Bridge
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
-from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store
+from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
 from langgraph_harness_saver.reader import checkpoint_of
@@ -66,6 +66,10 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         serde: SerializerProtocol | None = None,
     ) -> None:
         """Use `backend`, or the store that `config` or the environment describes, or memory."""
+        if isinstance(config, str):
+            raise InvalidConfigError(
+                f"a URL is not a config; use HarnessCheckpointer.from_conn_string({redacted(config)!r})"
+            )
         self.config = config or CheckpointerConfig()
         super().__init__(
             serde=serde
@@ -316,11 +320,11 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs; later ones read back as before."""
-        self._bridge.run(self._core.delete_for_runs([str(run_id) for run_id in run_ids]))
+        self._bridge.run(self._core.delete_for_runs(_ids("delete_for_runs", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs; later ones read back as before."""
-        await self._core.delete_for_runs([str(run_id) for run_id in run_ids])
+        await self._core.delete_for_runs(_ids("delete_for_runs", run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes to another thread; safe to repeat."""
@@ -345,11 +349,12 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     async def _prune(self, thread_ids: Sequence[str], strategy: str) -> None:
         if strategy not in _STRATEGIES:
             raise InvalidConfigError(f"strategy {strategy!r} is unknown; there are {', '.join(_STRATEGIES)}")
+        threads = _ids("prune", thread_ids)
         if not _STRATEGIES[strategy]:
-            await self._core.prune([str(thread_id) for thread_id in thread_ids])
+            await self._core.prune(threads)
             return
-        for thread_id in thread_ids:
-            await self._core.delete_thread(str(thread_id))
+        for thread_id in threads:
+            await self._core.delete_thread(thread_id)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """Return this saver with further types allowed to load; both share store and cache."""
@@ -416,6 +421,13 @@ def _selection(
         filter=filter,
         limit=limit,
     )
+
+
+def _ids(method: str, ids: Sequence[Any]) -> Sequence[str]:
+    if isinstance(ids, (str, bytes)):
+        # Each of its letters may be an id.
+        raise InvalidConfigError(f"{method} takes a list of ids: {method}([{ids!r}])")
+    return [str(one) for one in ids]
 
 
 def _text(checkpoint_id: Any) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
 from langgraph_harness_saver.errors import InvalidConfigError
@@ -58,6 +58,7 @@ with warnings.catch_warnings():
 
         model_config = SettingsConfigDict(
             env_prefix="HARNESS_SAVER_",
+            env_ignore_empty=True,
             extra="forbid",
             frozen=True,
             populate_by_name=True,
@@ -99,10 +100,17 @@ with warnings.catch_warnings():
             if "redis_url" in values:
                 values.setdefault("url", values.pop("redis_url"))
             _let_passed_win(values)
+            if "allowed_msgpack_modules" in values:
+                values["allowed_msgpack_modules"] = tuple(map(_named, values["allowed_msgpack_modules"]))
             try:
                 super().__init__(**values)
             except ValidationError as error:
                 raise InvalidConfigError(_explain(error)) from error
+            except SettingsError as error:
+                raise InvalidConfigError(
+                    f"{error}; in an environment variable a list is written as JSON: "
+                    'HARNESS_SAVER_ALLOWED_MSGPACK_MODULES=[["module", "Name"]]'
+                ) from error
 
         @model_validator(mode="after")
         def _agree(self) -> Self:
@@ -174,6 +182,10 @@ def redacted(url: str) -> str:
     scheme, colon, login = head.partition("://")
     shown = f"{scheme}{colon}{login.partition(':')[0]}{at}{tail}" if at else url
     return _SECRET.sub(r"\1=...", shown)
+
+
+def _named(allowed: Any) -> Any:
+    return (allowed.__module__, allowed.__name__) if isinstance(allowed, type) else allowed
 
 
 def _let_passed_win(values: dict[str, Any]) -> None:

@@ -227,11 +227,22 @@ class Core:
     ) -> dict[str, dict[str, Any]]:
         """Return per channel the writes, oldest first, and the seed; see `get_delta_channel_history`."""
         await self.store.open()
-        held = _Held(self.cache)
-        page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
+        missing: CheckpointKey | None = None
+        while True:
+            held = _Held(self.cache)
+            page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
+            ancestors = _Ancestors(self, page.entries[0].row if page.entries else None)
+            history = await self._gather(ancestors, thread_id, channels)
+            # An ancestor may be pruned while the walk is on its way, which then has to be taken again.
+            if ancestors.missing is None or ancestors.missing == missing:
+                return history
+            missing = ancestors.missing
+
+    async def _gather(
+        self, ancestors: _Ancestors, thread_id: str, channels: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
         writes: dict[str, list[tuple[str, str, Any]]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
-        ancestors = _Ancestors(self, page.entries[0].row if page.entries else None)
         while len(seeds) < len(writes) and (stored := await ancestors.next()) is not None:
             open_channels = writes.keys() - seeds.keys()
             for write in reversed(self.pending_writes(stored, open_channels)):
@@ -357,11 +368,15 @@ class _Held:
 
 
 class _Ancestors:
-    """Walks the parent chain, fetching a page of older checkpoints at a time."""
+    """Walks the parent chain, fetching a page of older checkpoints at a time.
+
+    `missing` names the ancestor that was not there, if the walk ended at one.
+    """
 
     def __init__(self, core: Core, row: CheckpointRow | None) -> None:
         self._core = core
         self._row = row
+        self.missing: CheckpointKey | None = None
         self._seen: set[str] = set()
         self._page: dict[str, Stored] = {}
         self._size = FIRST_PAGE
@@ -373,6 +388,7 @@ class _Ancestors:
         key = self._row.key._replace(checkpoint_id=self._row.parent_id)
         stored = self._page.get(key.checkpoint_id) or await self._fetch(key)
         self._row = stored.row if stored else None
+        self.missing = None if stored else key
         return stored
 
     async def _fetch(self, key: CheckpointKey) -> Stored | None:

@@ -508,17 +508,24 @@ def _pydantic_v1_kinds() -> list[type]:
 
 def _refusal(module: str, name: str, plain: bool, called: str = "") -> UnsafeTypeError:
     loaded = "imported" if module in sys.modules else "not imported"
+    wanted = f"a stored value wants {called or f'{module}.{name}'}, which is "
+    if plain and _loaded(module, name) is None and module in sys.modules:
+        return UnsafeTypeError(
+            module,
+            name,
+            f"{wanted}no name of that module: a local or nested class, or one of a script that was run, "
+            "cannot be found again. Define it at the top of a module and write the state anew; "
+            "strict_msgpack=False reads what is stored as plain data.",
+        )
     if not plain:
         why = "neither one of LangGraph's safe types nor allow-listed"
-    elif _loaded(module, name) is None and module in sys.modules:
-        why = "no name of that module (a local or nested class cannot be found again: define it at the top)"
     else:
         why = f"neither safe nor allow-listed, and no plain data class of an imported module (it is {loaded})"
     hint = " Or import its module before loading, if it is a plain data class." if plain else ""
     return UnsafeTypeError(
         module,
         name,
-        f"a stored value wants {called or f'{module}.{name}'}, which is {why}. To allow it: "
+        f"{wanted}{why}. To allow it: "
         f'HarnessSerializer(allowed_msgpack_modules=[("{module}", "{name}")]) or CheckpointerConfig('
         f"allowed_msgpack_modules=...).{hint} strict_msgpack=False loads whatever LangGraph itself would.",
     )

@@ -26,7 +26,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 from langgraph_harness_saver.stores.memory import MemoryStore
 
-EXAMPLES = int(os.environ.get("HARNESS_TEST_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("HARNESS_TEST_EXAMPLES", "25"))
 
 THREADS = ("thread", "thr\x00ad\ud800", 42)
 SPACES = ("", "sub", "sub:\U0001f600|in\x00ner")
@@ -812,7 +812,9 @@ def savers(request: pytest.FixtureRequest) -> Iterator[list[HarnessCheckpointer]
     machine.finish()
 
 
-def put_value(saver: Any, at: int, value: Any, *, versions: dict[str, Any] | None = None) -> None:
+def put_value(
+    saver: Any, at: int, value: Any, *, versions: dict[str, Any] | None = None, thread: str = "race"
+) -> None:
     checkpoint = {
         "v": 4,
         "ts": "2026-01-01T00:00:00.123456+00:00",
@@ -823,7 +825,7 @@ def put_value(saver: Any, at: int, value: Any, *, versions: dict[str, Any] | Non
     }
     parent = f"{at - 1:06}" if at else None
     metadata = {"source": "loop", "step": at, "counters_since_delta_snapshot": {"d1": [1, at]}}
-    saver.put(config_of("race", "", parent), checkpoint, metadata, checkpoint["channel_versions"])
+    saver.put(config_of(thread, "", parent), checkpoint, metadata, checkpoint["channel_versions"])
 
 
 def test_a_thread_deleted_and_put_again_is_not_taken_for_the_old_one(savers):
@@ -841,6 +843,40 @@ def test_a_thread_deleted_and_put_again_is_not_taken_for_the_old_one(savers):
         for at, text in ((2, "old " * 100), (3, "old " * 100 + "and more")):
             found = saver.get_tuple(config_of("race", "", f"{at:06}"))
             assert found.checkpoint["channel_values"]["x"] == text
+
+
+def test_a_copy_does_not_lean_on_what_only_looks_like_its_base(savers):
+    first, second = savers
+    texts = ["some text " * 60]
+    for at in range(4):
+        texts = [*texts, f"item {at} " * 20]
+        put_value(first, at, {"texts": texts, "same": "the same " * 60}, versions={"texts": at, "same": 1})
+    put_value(second, 0, {"texts": ["ours " * 300], "same": "no more the same " * 60}, thread="copy")
+    first.copy_thread("race", "copy")
+    for saver in savers:
+        assert read_values(saver, "copy", 0)["texts"] == ["ours " * 300]
+        for at in range(1, 4):
+            assert read_values(saver, "copy", at) == read_values(saver, "race", at)
+
+
+def test_a_copy_brings_back_what_its_target_has_deleted(savers):
+    first, second = savers
+    texts = ["some text " * 600]
+    for at in range(3):
+        texts = [*texts, f"item {at} " * 20]
+        put_value(first, at, {"texts": texts, "large": "l" * 50_000}, versions={"texts": at, "large": 1})
+    first.copy_thread("race", "copy")
+    second.prune(["copy"])
+    first.copy_thread("race", "copy")
+    for saver in savers:
+        found = [name_of(item.config)[2] for item in saver.list(config_of("copy"))]
+        assert found == ["000002", "000001", "000000"]
+        for at in range(3):
+            assert read_values(saver, "copy", at) == read_values(saver, "race", at)
+
+
+def read_values(saver: Any, thread: str, at: int) -> dict[str, Any]:
+    return saver.get_tuple(config_of(thread, "", f"{at:06}")).checkpoint["channel_values"]
 
 
 @pytest.mark.parametrize("deletion", ["prune", "delete_for_runs", "delete_thread"])
