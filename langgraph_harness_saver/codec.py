@@ -211,20 +211,7 @@ class Codec:
                     blobs[channel] = self._store_whole(draft, blob.type, blob.data)
         if history:
             draft.add(Slot(HISTORY, "", 0, list(history)))
-        packed = pack_header(
-            header,
-            {channel: (blob.ref.key, blob.ref.slot) for channel, blob in blobs.items()},
-            old.header if old else None,
-            {channel: (b.ref.key, b.ref.slot) for channel, b in old.blobs.items()} if old else {},
-            draft.key,
-        )
-        # Covers the values, which the header only names: a row is what it is of.
-        head_digest = digest(packed + b"".join(b"%x," % blob.digest for blob in blobs.values()))
-        slot = (
-            Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
-            if old
-            else Slot(HEADER, "", head_digest, packed)
-        )
+        slot = _head_slot(draft, header, blobs, old)
         head = draft.add(slot)
         head_spans = extend(old.head_spans, draft.span) if old else (draft.span,)
         body = self.seal_body(Body(head.slot, {**keep, **draft.slots}), draft.key)
@@ -244,7 +231,7 @@ class Codec:
             row.rev,
             header,
             head,
-            head_digest,
+            slot.digest,
             old.links + 1 if old else 0,
             len(body) + (old.head_weight if old else 0),
             head_spans,
@@ -457,3 +444,18 @@ def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:
     """Tell whether a header may be a difference: the rows that it then takes to read are to stay small."""
     allowed = max(CHAIN_BYTES, sum(len(blob.data) for blob in blobs))
     return base.links < MAX_HEADER_LINKS and base.head_weight < allowed
+
+
+def _head_slot(draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None) -> Slot:
+    packed = pack_header(
+        header,
+        {channel: (blob.ref.key, blob.ref.slot) for channel, blob in blobs.items()},
+        old.header if old else None,
+        {channel: (blob.ref.key, blob.ref.slot) for channel, blob in old.blobs.items()} if old else {},
+        draft.key,
+    )
+    # Covers the values, which the header only names: a row is what it is of.
+    head_digest = digest(packed + b"".join(b"%x," % blob.digest for blob in blobs.values()))
+    if old:
+        return Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
+    return Slot(HEADER, "", head_digest, packed)

@@ -568,7 +568,9 @@ class SaverMachine(RuleBasedStateMachine):
         new_versions = {"right": new, "nothing": {}, "all": dict(node.versions)}[told]
         put = Put(name, node, self.arguments(thread, name, node, new_versions))
         if node.parent == name[2]:
-            node.parent = None
+            # Put back under its own config, a checkpoint keeps the parent that it has.
+            there = self.model.nodes.get(name)
+            node.parent, node.ghosts = (there.parent, there.ghosts) if there else (None, [])
         return put
 
     def new_id(self, thread_id: str, ns: str, at: str, names: Sequence[Name]) -> str:
