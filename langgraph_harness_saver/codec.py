@@ -367,7 +367,8 @@ class Codec:
             index = WRITES_IDX_MAP.get(channel, position)
             type_, data = self._dump(value, f"a write to channel {channel!r}", thread_id)
             item = [index, channel, type_, data]
-            if len(data) >= PART_BYTES:
+            # A special write is replaced again and again, and its part would stay behind each time.
+            if len(data) >= PART_BYTES and index >= 0:
                 part = self._part(data)
                 parts.append(part)
                 item = [index, channel, type_, None, part.part_id]

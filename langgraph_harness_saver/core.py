@@ -83,9 +83,8 @@ class Core:
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         await self.store.open()
         if again:
-            # Put back under its own config: its parent is the one that it has.
-            there = await self.get(*key)
-            parent_id = there.row.parent_id if there else None
+            await self._put_again(key, None, dump, keep_parent=True)
+            return
         base = base or (await self._image(parent) if parent else None)
         result, encoded = await self._try_put(key, parent_id, dump, base, head)
         if result == PutResult.BASE_GONE and parent is not None:
@@ -111,11 +110,18 @@ class Core:
         needed = Base(base.key, base.rev) if base else None
         return await self.store.put(encoded.row, encoded.parts, base=needed, head=head), encoded
 
-    async def _put_again(self, key: CheckpointKey, parent_id: str | None, dump: Dump) -> None:
-        """Replace a checkpoint, leaving what others need of the one that was there."""
+    async def _put_again(
+        self, key: CheckpointKey, given_parent: str | None, dump: Dump, *, keep_parent: bool = False
+    ) -> None:
+        """Replace a checkpoint, leaving what others need of the one that was there.
+
+        With `keep_parent`, which a put under the checkpoint's own config wants, its parent stays too.
+        """
 
         def plan(family: Family) -> Change:
-            parent = family.rows.get(key._replace(checkpoint_id=parent_id)) if parent_id is not None else None
+            there = family.rows.get(key)
+            parent_id = there.parent_id if keep_parent and there else given_parent
+            parent = None if parent_id is None else family.rows.get(key._replace(checkpoint_id=parent_id))
             base = None
             if parent is not None and parent.kind != Kind.HIDDEN:
                 base = reader_of(self.codec, family.rows, family).image(parent)
@@ -123,7 +129,7 @@ class Core:
             encoded = self.codec.encode(key, parent_id, dump, base, keep)
             unused = unused_parts(family, {**family.rows, key: encoded.row})
             added = {part.part_id for part in encoded.parts}
-            return Change(rows=[encoded.row], parts=encoded.parts, drop_parts=unused - added)
+            return Change([encoded.row], parts=encoded.parts, drop_parts=unused - added, renews=True)
 
         self.cache.drop(key)
         await self.store.revise(key.thread_id, plan)

@@ -149,7 +149,8 @@ class Change:
     """What a revision does to a family, all of it or nothing.
 
     `deletes` removes rows together with their writes. `rows` are inserted or replaced. `writes` replaces
-    all writes of the keys in it. Parts are added, then dropped.
+    all writes of the keys in it. Parts are added, then dropped. With `renews` it is a sign of life, like a
+    put.
     """
 
     rows: Sequence[CheckpointRow] = ()
@@ -157,6 +158,7 @@ class Change:
     writes: Mapping[CheckpointKey, Sequence[WriteRow]] = field(default_factory=dict)
     parts: Sequence[PartRow] = ()
     drop_parts: frozenset[bytes] = frozenset()
+    renews: bool = False
 
 
 class PutResult(IntEnum):

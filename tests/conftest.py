@@ -15,6 +15,8 @@ from helpers import DOORS, Door
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 
+pytest.register_assert_rewrite("langgraph_harness_saver.testing")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 

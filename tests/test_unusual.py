@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import HarnessCheckpointer
+from langgraph_harness_saver.bridge import step
 
 
 def place(checkpoint_id: str | None = None, thread_id: str = "t") -> Any:
@@ -84,6 +85,17 @@ def test_checkpoint_put_back_under_its_own_config_keeps_its_parent(saver):
     assert found.parent_config == place("1")
 
 
+def test_putting_a_checkpoint_again_renews_its_thread(make_saver):
+    saver = make_saver(ttl_seconds=100)
+    now = [1000.0]
+    saver.backend.clock = lambda: now[0]
+    put(saver, "1", {"a": 1})
+    now[0] += 80
+    put(saver, "1", {"a": 2})
+    now[0] += 80
+    assert saver.get_tuple(place()).checkpoint["channel_values"] == {"a": 2}
+
+
 def test_copying_again_brings_back_what_the_copy_has_pruned(saver):
     base = os.urandom(3000).hex()
     for number in range(30):
@@ -143,6 +155,16 @@ def test_many_writes_on_one_checkpoint(saver):
     found = saver.get_tuple(place("1")).pending_writes
     assert [value for task, channel, value in found if channel == "a"] == list(range(2000))
     assert sum(channel == "__resume__" for _, channel, _ in found) == 7
+
+
+def test_replaced_special_writes_leave_nothing_behind(saver):
+    put(saver, "1", {"a": 1})
+    for number in range(20):
+        saver.put_writes(place("1"), [("__resume__", f"{number:08}" * 5000)], "task")
+    assert saver.get_tuple(place("1")).pending_writes == [("task", "__resume__", f"{19:08}" * 5000)]
+    family = step(saver.backend.load("t"))
+    assert not family.parts
+    assert len(family.writes) == 1
 
 
 @pytest.fixture

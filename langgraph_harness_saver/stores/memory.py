@@ -208,7 +208,7 @@ class MemoryStore(Store, Forkable):
                 thread.parts.pop(part_id, None)
             thread.lines = {ns: line for ns, line in thread.lines.items() if line.rows}
             if thread.lines or thread.writes:
-                self._keep(thread_id, thread)
+                self._keep(thread_id, thread, renews=change.renews)
             else:
                 self._threads.pop(thread_id, None)
 
@@ -246,9 +246,9 @@ class MemoryStore(Store, Forkable):
             thread.expires_at = self.clock() + self.ttl_seconds
         self._threads[thread_id] = thread
 
-    def _keep(self, thread_id: str, thread: _Thread) -> None:
+    def _keep(self, thread_id: str, thread: _Thread, *, renews: bool) -> None:
         # A thread that a revision made has its life before it; one that it changed keeps its expiry.
-        if thread_id not in self._threads or self._thread(thread_id) is None:
+        if renews or thread_id not in self._threads or self._thread(thread_id) is None:
             self._touch(thread_id, thread)
 
     def _row(self, key: CheckpointKey) -> CheckpointRow | None:

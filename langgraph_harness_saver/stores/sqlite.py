@@ -217,8 +217,8 @@ class SQLiteStore(Store):
             thread = self._thread(connection, thread_id)
             if thread is None and not change.rows and not change.writes:
                 return
-            # A revision is no sign of life: it neither renews a thread nor starts its clock again.
-            thread = self._enter(connection, thread_id, None) if thread is None else thread
+            if thread is None or change.renews:
+                thread = self._enter(connection, thread_id, thread)
             self._apply(connection, thread, change)
 
         await self._file.write(work)
