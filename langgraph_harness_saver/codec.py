@@ -72,7 +72,7 @@ CHAIN_BYTES = 1 << 13
 MAX_HEADER_LINKS = 16
 MAX_SPANS = 4
 _DELTA_SNAPSHOT = bytes([EXT_DELTA_SNAPSHOT])
-_EXT_CODE_AT = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
+_EXT_CODE_AT = {b"\xc7": 2, b"\xc8": 3, b"\xc9": 5} | {bytes([first]): 1 for first in range(0xD4, 0xD9)}
 """Where the code of a msgpack extension stands, by its first byte."""
 
 
@@ -327,7 +327,8 @@ class Codec:
     def is_delta_snapshot(self, blob: Blob) -> bool:
         """Tell whether a value is a `DeltaChannel`'s snapshot."""
         if blob.type == "msgpack":
-            return blob.data[_EXT_CODE_AT.get(blob.data[0], 0) :][:1] == _DELTA_SNAPSHOT
+            at = _EXT_CODE_AT.get(blob.data[:1])
+            return at is not None and blob.data[at : at + 1] == _DELTA_SNAPSHOT
         try:
             return isinstance(self._serde.loads_typed((blob.type, blob.data)), _DeltaSnapshot)
         except Exception:

@@ -70,6 +70,15 @@ def history(saver: Any, checkpoint_id: str) -> list[Any]:
     return [ours["d"].get("seed"), [value for _, _, value in ours["d"]["writes"]]]
 
 
+@pytest.mark.parametrize("value", [7, 199, [7], b"\x07", "\x07", None, ""])
+def test_plain_value_is_not_taken_for_a_snapshot(saver, value):
+    put(saver, "1", {"n": value, "m": value})
+    put(saver, "2", {"n": value}, "1")
+    saver.prune(["t"])
+    assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"n": value}
+    assert saver.get_tuple(place("2")).parent_config is None
+
+
 def test_cycle_of_parents_ends(saver):
     put(saver, "1", {"a": 1}, "2")
     put(saver, "2", {"a": 1}, "1")
