@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
-from langgraph_harness_saver.errors import CorruptCheckpointError, SerializationError
+from langgraph_harness_saver.errors import CorruptCheckpointError, HeadMovedError, SerializationError
 from langgraph_harness_saver.family import kept_slots, reader_of, removal, unused_parts
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
@@ -83,7 +83,7 @@ class Core:
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         await self.store.open()
         if again:
-            await self._put_again(key, None, dump, keep_parent=True)
+            await self._put_again(key, None, dump, head, keep_parent=True)
             return
         base = base or (await self._image(parent) if parent else None)
         result, encoded = await self._try_put(key, parent_id, dump, base, head)
@@ -94,7 +94,7 @@ class Core:
         if result == PutResult.BASE_GONE:
             result, encoded = await self._try_put(key, parent_id, dump, None, head)
         if result == PutResult.OCCUPIED:
-            await self._put_again(key, parent_id, dump)
+            await self._put_again(key, parent_id, dump, head)
         else:
             self.cache.add(encoded.image)
 
@@ -111,7 +111,13 @@ class Core:
         return await self.store.put(encoded.row, encoded.parts, base=needed, head=head), encoded
 
     async def _put_again(
-        self, key: CheckpointKey, given_parent: str | None, dump: Dump, *, keep_parent: bool = False
+        self,
+        key: CheckpointKey,
+        given_parent: str | None,
+        dump: Dump,
+        head: str | Unconditional | None,
+        *,
+        keep_parent: bool = False,
     ) -> None:
         """Replace a checkpoint, leaving what others need of the one that was there.
 
@@ -119,6 +125,7 @@ class Core:
         """
 
         def plan(family: Family) -> Change:
+            _check_head(family, key, head)
             there = family.rows.get(key)
             parent_id = there.parent_id if keep_parent and there else given_parent
             parent = None if parent_id is None else family.rows.get(key._replace(checkpoint_id=parent_id))
@@ -420,6 +427,15 @@ def contains(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, bool) or isinstance(value, bool):
         return value is wanted
     return bool(value == wanted) or (value != value and wanted != wanted)
+
+
+def _check_head(family: Family, key: CheckpointKey, expected: str | Unconditional | None) -> None:
+    if isinstance(expected, Unconditional):
+        return
+    live = (k.checkpoint_id for k, r in family.rows.items() if k[:2] == key[:2] and r.kind == Kind.LIVE)
+    actual = max(live, default=None)
+    if actual != expected:
+        raise HeadMovedError(expected, actual)
 
 
 def _all_but_latest(rows: list[CheckpointRow]) -> list[CheckpointKey]:

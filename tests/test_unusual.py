@@ -14,8 +14,9 @@ import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langgraph_harness_saver import HarnessCheckpointer
+from langgraph_harness_saver import HarnessCheckpointer, HeadMovedError
 from langgraph_harness_saver.bridge import step
+from langgraph_harness_saver.rows import CheckpointKey
 
 
 def place(checkpoint_id: str | None = None, thread_id: str = "t") -> Any:
@@ -103,6 +104,21 @@ def test_putting_a_checkpoint_again_renews_its_thread(make_saver):
     put(saver, "1", {"a": 2})
     now[0] += 80
     assert saver.get_tuple(place()).checkpoint["channel_values"] == {"a": 2}
+
+
+@pytest.mark.parametrize("parent", [None, "2"])
+def test_replacing_a_checkpoint_heeds_the_expected_head(saver, parent):
+    put(saver, "1", {"a": 1})
+    put(saver, "2", {"a": 2}, "1")
+    put(saver, "3", {"a": 3}, "2")
+    again: Any = {"v": 4, "id": "2", "ts": "", "channel_values": {"a": 9}}
+    again |= {"channel_versions": {"a": 9}, "versions_seen": {}}
+    key = CheckpointKey("t", "", "2")
+    with pytest.raises(HeadMovedError):
+        step(saver._core.put(key, parent, again, {}, {"a": 9}, head="2"))
+    assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 2}
+    step(saver._core.put(key, parent, again, {}, {"a": 9}, head="3"))
+    assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 9}
 
 
 def test_copying_again_brings_back_what_the_copy_has_pruned(saver):
