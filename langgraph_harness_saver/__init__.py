@@ -12,6 +12,7 @@ from langgraph_harness_saver.errors import (
     SerializationError,
     StoreError,
     StoreNotOpenError,
+    StoreUnavailableError,
     UnsafeTypeError,
 )
 from langgraph_harness_saver.records import CheckpointRecord, HarnessMetadata
@@ -33,5 +34,6 @@ __all__ = [
     "SerializationError",
     "StoreError",
     "StoreNotOpenError",
+    "StoreUnavailableError",
     "UnsafeTypeError",
 ]

@@ -19,6 +19,7 @@ class ImageCache(Forkable):
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._images: OrderedDict[CheckpointKey, Image] = OrderedDict()
+        self._latest: dict[tuple[str, str], CheckpointKey] = {}
         self._bytes = 0
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -31,6 +32,11 @@ class ImageCache(Forkable):
                 self._images.move_to_end(key)
             return image
 
+    def latest(self, thread_id: str, checkpoint_ns: str) -> Image | None:
+        """Return the image with the greatest id of one thread and namespace."""
+        key = self._latest.get((thread_id, checkpoint_ns))
+        return self.get(key) if key else None
+
     def add(self, image: Image) -> None:
         """Keep an image, instead of an older one of the same checkpoint."""
         with self._lock:
@@ -39,6 +45,9 @@ class ImageCache(Forkable):
                 return
             self._images[image.key] = image
             self._bytes += image.size
+            latest = self._latest.get(image.key[:2])
+            if latest is None or latest.checkpoint_id < image.key.checkpoint_id:
+                self._latest[image.key[:2]] = image.key
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._images)))
 
@@ -51,6 +60,7 @@ class ImageCache(Forkable):
         """Forget everything."""
         with self._lock:
             self._images.clear()
+            self._latest.clear()
             self._bytes = 0
 
     def after_fork(self) -> None:
@@ -60,4 +70,6 @@ class ImageCache(Forkable):
     def _remove(self, key: CheckpointKey) -> None:
         image = self._images.pop(key, None)
         if image is not None:
+            if self._latest.get(key[:2]) == key:
+                del self._latest[key[:2]]
             self._bytes -= image.size

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
+import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Collection,
+    Coroutine,
     Generator,
     Iterator,
     Mapping,
@@ -16,7 +19,7 @@ from collections.abc import (
 )
 from enum import Enum
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -34,7 +37,7 @@ from typing_extensions import Self
 from langgraph_harness_saver.bridge import Bridge
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
-from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted
+from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted, store_of
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
 from langgraph_harness_saver.reader import checkpoint_of
@@ -44,6 +47,10 @@ from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
 from langgraph_harness_saver.stores.base import Store
 from langgraph_harness_saver.sweeper import Sweeper
 from langgraph_harness_saver.versions import next_version
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _STRATEGIES = {"keep_latest": False, "delete": True, "delete_all": True}
 
@@ -60,16 +67,35 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
     def __init__(
         self,
-        config: CheckpointerConfig | None = None,
-        *,
-        backend: Store | None = None,
+        conn: Any = None,
+        pipe: Any = None,
         serde: SerializerProtocol | None = None,
+        *,
+        config: CheckpointerConfig | None = None,
+        backend: Store | None = None,
     ) -> None:
-        """Use `backend`, or the store that `config` or the environment describes, or memory."""
-        if isinstance(config, str):
+        """Use `backend`, or the store that `conn`, `config` or the environment describes, or memory.
+
+        Args:
+            conn: A `CheckpointerConfig`; or an asyncpg pool, which is used and not closed; or a psycopg
+                connection or pool, of which only the connection string is taken.
+            pipe: Taken for `PostgresSaver`'s sake, and ignored.
+            serde: Writes and reads values.
+            config: Options for what `conn` is, or all of them.
+            backend: A store.
+        """
+        if isinstance(conn, str):
             raise InvalidConfigError(
-                f"a URL is not a config; use HarnessCheckpointer.from_conn_string({redacted(config)!r})"
+                f"a URL is not a config; use HarnessCheckpointer.from_conn_string({redacted(conn)!r})"
             )
+        if pipe is not None:
+            logger.debug("pipe is ignored: calls are sent together by themselves")
+        if isinstance(conn, CheckpointerConfig):
+            conn, config = None, conn
+        self.conn = conn
+        given = backend
+        if conn is not None and backend is None:
+            config, backend = store_of(conn, config or CheckpointerConfig())
         self.config = config or CheckpointerConfig()
         super().__init__(
             serde=serde
@@ -85,16 +111,29 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self._cache = ImageCache(self.config.cache_bytes)
         self._sweeper = Sweeper(self.backend, self._bridge)
         self._made: tuple[SerializerProtocol, Core] | None = None
+        if given is None:
+            # Copies of a saver share it, so the last of them to go takes the connections along.
+            self._life = _Life()
+            weakref.finalize(self._life, _let_go, self.backend, self._bridge).atexit = False
 
     @classmethod
     def from_conn_string(
-        cls, conn_string: str, *, serde: SerializerProtocol | None = None, **options: Any
+        cls,
+        conn_string: str,
+        *,
+        pipeline: bool = False,
+        serde: SerializerProtocol | None = None,
+        **options: Any,
     ) -> Self:
         """Make a saver of a store's URL; `options` are `CheckpointerConfig`'s fields.
+
+        `pipeline` is taken for `PostgresSaver`'s sake, and ignored.
 
         Raises:
             InvalidConfigError: The URL or an option can't be used.
         """
+        if pipeline:
+            logger.debug("pipeline is ignored: calls are sent together by themselves")
         try:
             backend = backend_of(conn_string)
         except ValueError as error:
@@ -135,7 +174,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         """Do what `close` does."""
         self._sweeper.stop()
         await self.backend.close()
-        self._bridge.close()
+        await self._bridge.aclose()
 
     def __enter__(self) -> Self:
         self._bridge.run(self.backend.open())
@@ -184,18 +223,19 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         return await self._put(config, checkpoint, metadata, new_versions)
 
     # Both doors lead here, so that a subclass which overrides one doesn't pass through the other.
-    async def _put(
+    def _put(
         self,
         config: RunnableConfig,
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
-    ) -> RunnableConfig:
+    ) -> Coroutine[Any, Any, RunnableConfig]:
         thread_id, checkpoint_ns, parent_id = _place(config)
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint["id"])
         full = _full_metadata(config, metadata)
-        await self._core.put(key, parent_id, checkpoint, full, new_versions)
-        return _config(config["configurable"]["thread_id"], checkpoint_ns, checkpoint["id"])
+        storing = self._core.put(key, parent_id, checkpoint, full, new_versions)
+        stored = _config(config["configurable"]["thread_id"], checkpoint_ns, checkpoint["id"])
+        return _after(storing, stored)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -209,14 +249,14 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         """Store what a task wrote, linked to the checkpoint that `config` names."""
         await self._put_writes(config, writes, task_id, task_path)
 
-    async def _put_writes(
+    def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         thread_id, checkpoint_ns, checkpoint_id = _place(config)
         if checkpoint_id is None:
             raise InvalidConfigError("writes belong to a checkpoint: the config needs a checkpoint_id")
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint_id)
-        await self._core.put_writes(key, writes, task_id, task_path)
+        return self._core.put_writes(key, writes, task_id, task_path)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that follows any stored one, whichever saver made it, and is given only once."""
@@ -366,15 +406,43 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         return clone
 
 
-class _Opening:
-    """What `setup` returns: done already, or done when awaited."""
+class _Life:
+    """Lives as long as any copy of a saver."""
+
+
+def _let_go(store: Store, bridge: Bridge) -> None:
+    """End what nobody has closed, without waiting: this may be any thread, in the middle of anything."""
+    store.let_go()
+    bridge.let_go()
+
+
+class _Opening(Coroutine[Any, Any, None]):
+    """What `setup` returns: done already, or done when awaited; nobody has to."""
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
+        self._work: Coroutine[Any, Any, None] | None = None
 
-    def __await__(self) -> Generator[Any, None, None]:
-        if self._store is not None:
-            yield from self._store.open().__await__()
+    def _begun(self) -> Coroutine[Any, Any, None]:
+        if self._work is None:
+            self._work = self._store.open() if self._store else _nothing()
+        return self._work
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._begun().__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.close()
+
+
+async def _nothing() -> None: ...
 
 
 async def _next(pages: AsyncIterator[list[Stored]]) -> list[Stored] | None:
@@ -401,6 +469,11 @@ def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
 
 def _given_thread(config: RunnableConfig | None) -> Any:
     return ((config or {}).get("configurable") or {}).get("thread_id")
+
+
+async def _after(work: Coroutine[Any, Any, None], value: T) -> T:
+    await work
+    return value
 
 
 def _selection(

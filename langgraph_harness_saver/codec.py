@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, cast
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
@@ -48,11 +46,13 @@ from langgraph_harness_saver.slots import (
     Slot,
     digest,
     extend,
+    fingerprint,
     history_parts,
+    number_of,
     pack_slot,
+    parts_of,
     reach_of,
     revision,
-    unique,
     unpack_slot,
 )
 from langgraph_harness_saver.versions import is_unique
@@ -164,30 +164,32 @@ class Codec:
         kind, parts = DIFFERENCE, old.parts
         payload: list[Any] = list(change)
         if len(change.middle) >= PART_MIDDLE_BYTES:
-            kind, payload[3] = DIFFERENCE_PART, self._add_part(draft, change.middle)
-            parts = (*parts, payload[3])
-        value_digest = digest(data)
+            part_id = self._add_part(draft, change.middle, fingerprint(change.middle)[0])
+            kind, payload[3] = DIFFERENCE_PART, part_id
+            parts = (*parts, part_id)
+        name, hasher = fingerprint(data, old, change)
+        value_digest = number_of(name)
         ref = draft.add(Slot(kind, type_, value_digest, payload, old.ref, old.digest))
-        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts)
+        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts, hasher)
 
     def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
-        value_digest = digest(data)
+        name, hasher = fingerprint(data)
+        value_digest = number_of(name)
         if len(data) < PART_BYTES:
             ref = draft.add(Slot(RAW, type_, value_digest, data))
             return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
-        part_id = part_id or self._add_part(draft, data)
+        part_id = part_id or self._add_part(draft, data, name)
         ref = draft.add(Slot(PART, type_, value_digest, part_id))
-        return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,))
+        return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,), hasher)
 
-    def _add_part(self, draft: Draft, data: bytes) -> bytes:
-        part = self._part(data)
+    def _add_part(self, draft: Draft, data: bytes, name: bytes) -> bytes:
+        part = self._part(data, name)
         draft.parts.append(part)
         return part.part_id
 
-    def _part(self, data: bytes) -> PartRow:
+    def _part(self, data: bytes, name: bytes) -> PartRow:
         # Equal contents share a part, but an id made of the contents would tell what a cipher hides.
-        part_id = os.urandom(16) if self._encrypted else blake2b(data, digest_size=16).digest()
-        return PartRow(part_id, self._envelope.seal(data))
+        return PartRow(os.urandom(16) if self._encrypted else name, self._envelope.seal(data))
 
     def _finish(
         self,
@@ -222,7 +224,7 @@ class Codec:
             metadata=metadata,
             rev=revision(body, metadata, parent_id),
             reach=reach_of(draft.key, head_spans, blobs.values()),
-            parts=unique(part for blob in blobs.values() for part in blob.parts) + history_parts,
+            parts=parts_of(blobs.values()) + history_parts,
             run_id=run_id,
             kind=kind,
         )
@@ -236,6 +238,7 @@ class Codec:
             len(body) + (old.head_weight if old else 0),
             head_spans,
             blobs,
+            metadata,
             history,
         )
         return Encoded(row, draft.parts, image)
@@ -285,7 +288,7 @@ class Codec:
             for channel, seed in seeds.items()
         }
         versions = {c: model.header.versions[c] for c in seeds if c in model.header.versions}
-        header = replace(model.header, versions=versions, seen={}, extra=None)
+        header = model.header._replace(versions=versions, seen={}, extra=None)
         return self._finish(
             draft,
             parent_id,
@@ -370,7 +373,7 @@ class Codec:
             item = [index, channel, type_, data]
             # A special write is replaced again and again, and its part would stay behind each time.
             if len(data) >= PART_BYTES and index >= 0:
-                part = self._part(data)
+                part = self._part(data, fingerprint(data)[0])
                 parts.append(part)
                 item = [index, channel, type_, None, part.part_id]
             if index < 0:
@@ -444,20 +447,21 @@ class Codec:
 
 def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:
     """Tell whether a header may be a difference: the rows that it then takes to read are to stay small."""
-    allowed = max(CHAIN_BYTES, sum(len(blob.data) for blob in blobs))
-    return base.links < MAX_HEADER_LINKS and base.head_weight < allowed
+    if base.links >= MAX_HEADER_LINKS:
+        return False
+    return base.head_weight < CHAIN_BYTES or base.head_weight < sum(len(blob.data) for blob in blobs)
 
 
 def _head_slot(draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None) -> Slot:
     packed = pack_header(
         header,
-        {channel: (blob.ref.key, blob.ref.slot) for channel, blob in blobs.items()},
+        {channel: blob.ref for channel, blob in blobs.items()},
         old.header if old else None,
-        {channel: (blob.ref.key, blob.ref.slot) for channel, blob in old.blobs.items()} if old else {},
+        {channel: blob.ref for channel, blob in old.blobs.items()} if old else {},
         draft.key,
     )
     # Covers the values, which the header only names: a row is what it is of.
-    head_digest = digest(packed + b"".join(b"%x," % blob.digest for blob in blobs.values()))
+    head_digest = digest(b"".join([packed, *[b"%x," % blob.digest for blob in blobs.values()]]))
     if old:
         return Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
     return Slot(HEADER, "", head_digest, packed)

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from langgraph_harness_saver.errors import InvalidConfigError
 from langgraph_harness_saver.stores.base import Store
 from langgraph_harness_saver.stores.memory import MemoryStore
+from langgraph_harness_saver.stores.postgres_url import conn_string_of, is_keyword_string
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 
 _SCHEMES = {
@@ -30,7 +31,7 @@ _SCHEMES = {
     "postgresql": "postgres",
 }
 _SECRET = re.compile(r"(\w*pass\w*|\w*pwd|\w*secret\w*|\w*token)=[^&#]*", re.IGNORECASE)
-_EXAMPLES = "memory://, sqlite:///agents.db, or sqlite:// for a private database"
+_EXAMPLES = "memory://, sqlite:///agents.db or postgresql://user@host/database"
 
 
 class CheckpointBackend(str, Enum):
@@ -78,7 +79,7 @@ with warnings.catch_warnings():
         ttl_seconds: float | None = Field(None, gt=0)
         """Seconds after its last write at which a thread expires; never, if None."""
         schema: str | None = None  # type: ignore[assignment]
-        """The schema that a Postgres store's tables live in."""
+        """The schema that a Postgres store's tables live in; the first of the search_path, if None."""
         create_schema: bool = True
         """Whether a Postgres store makes its tables where they are missing."""
         strict_msgpack: bool | None = None
@@ -90,7 +91,12 @@ with warnings.catch_warnings():
         """How many bytes of checkpoints are kept in memory to write and read differences without a
         look-up."""
         pool_size: int = Field(10, ge=1)
-        """How many connections a store may open."""
+        """How many connections a store may open, over all threads and event loops."""
+        retry_seconds: float = Field(30.0, ge=0)
+        """For how long a call is tried again when a server goes away."""
+        prepared_statements: bool | None = None
+        """False for a Postgres server behind a proxy that hands out connections anew, such as pgbouncer in
+        transaction mode; found out, if None."""
         busy_timeout_seconds: float = Field(30.0, ge=0)
         """How long to wait for another process that is writing to the same SQLite file."""
         synchronous: Literal["full", "normal"] = "full"
@@ -133,6 +139,8 @@ def backend_of(url: str) -> CheckpointBackend:
     Raises:
         ValueError: There is none of that name.
     """
+    if is_keyword_string(url):
+        return CheckpointBackend.POSTGRES
     scheme, colon, _ = url.partition("://")
     name = _SCHEMES.get(scheme.lower().partition("+")[0])
     if not colon or name is None:
@@ -156,7 +164,52 @@ def make_store(config: CheckpointerConfig) -> Store:
             synchronous=config.synchronous,
             readers=max(1, config.pool_size - 1),
         )
+    if config.backend == CheckpointBackend.POSTGRES:
+        return make_postgres_store(config, config.url)
     raise InvalidConfigError(f"the {config.backend.value} store is not built yet; use {_EXAMPLES}")
+
+
+def store_of(conn: Any, config: CheckpointerConfig) -> tuple[CheckpointerConfig, Store]:
+    """Return the store that a driver's connection or pool leads to, and the configuration with its URL.
+
+    Raises:
+        InvalidConfigError: It is none that is known.
+    """
+    if type(conn).__module__.startswith("asyncpg.pool"):
+        return config, make_postgres_store(config, conn)
+    url = conn_string_of(conn)
+    if url is None:
+        raise InvalidConfigError(
+            f"a {type(conn).__name__} is no store: give a CheckpointerConfig, an asyncpg pool, a psycopg "
+            "connection or pool, or a URL to from_conn_string"
+        )
+    return config, make_postgres_store(config, url)
+
+
+def make_postgres_store(config: CheckpointerConfig, source: Any) -> Store:
+    """Make a store of a connection string, or of an asyncpg pool of the caller's.
+
+    Raises:
+        InvalidConfigError: The driver is missing, or the URL can't be used.
+    """
+    try:
+        from langgraph_harness_saver.stores.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise InvalidConfigError(
+            "the Postgres store needs asyncpg: pip install 'langgraph-harness-saver[postgres]'"
+        ) from error
+    return PostgresStore(
+        source if isinstance(source, str) else None,
+        pool=None if isinstance(source, str) else source,
+        schema=config.schema,
+        create_schema=config.create_schema,
+        ttl_seconds=config.ttl_seconds,
+        pool_size=config.pool_size,
+        retry_seconds=config.retry_seconds,
+        prepared_statements=config.prepared_statements,
+    )
 
 
 def sqlite_path(url: str) -> str | None:

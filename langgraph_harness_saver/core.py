@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class Core:
 
     # --- writing -----------------------------------------------------------------------------------
 
-    async def put(
+    def put(
         self,
         key: CheckpointKey,
         parent_id: str | None,
@@ -74,17 +74,30 @@ class Core:
         metadata: Mapping[str, Any],
         new_versions: Mapping[str, Any],
         head: str | Unconditional | None = ANY_HEAD,
-    ) -> None:
-        """Store a checkpoint, as differences from its parent where these pay."""
+    ) -> Coroutine[Any, Any, None]:
+        """Store a checkpoint, as differences from its parent where these pay.
+
+        Values are taken here and now, before anything is awaited or handed to another thread: the graph
+        goes on and changes them in place.
+        """
         again = parent_id == key.checkpoint_id
         parent = None if parent_id is None or again else key._replace(checkpoint_id=parent_id)
         base = self.cache.get(parent) if parent else None
-        # Before anything is awaited: the graph goes on and changes its values in place.
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
-        await self.store.open()
         if again:
-            await self._put_again(key, None, dump, head, keep_parent=True)
-            return
+            return self._put_again(key, None, dump, head, keep_parent=True)
+        return self._put(key, parent, dump, base, head)
+
+    async def _put(
+        self,
+        key: CheckpointKey,
+        parent: CheckpointKey | None,
+        dump: Dump,
+        base: Image | None,
+        head: str | Unconditional | None,
+    ) -> None:
+        await self.store.open()
+        parent_id = parent.checkpoint_id if parent else None
         base = base or (await self._image(parent) if parent else None)
         result, encoded = await self._try_put(key, parent_id, dump, base, head)
         if result == PutResult.BASE_GONE and parent is not None:
@@ -138,14 +151,20 @@ class Core:
             added = {part.part_id for part in encoded.parts}
             return Change([encoded.row], parts=encoded.parts, drop_parts=unused - added, renews=True)
 
+        await self.store.open()
         self.cache.drop(key)
         await self.store.revise(key.thread_id, plan)
 
-    async def put_writes(
+    def put_writes(
         self, key: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> None:
-        """Store writes of one task."""
+    ) -> Coroutine[Any, Any, None]:
+        """Store writes of one task, as they are now; see `put`."""
         rows, parts = self.codec.encode_writes(writes, task_id, task_path, key.thread_id)
+        return self._put_writes(key, rows, parts)
+
+    async def _put_writes(
+        self, key: CheckpointKey, rows: Sequence[WriteRow], parts: Sequence[PartRow]
+    ) -> None:
         await self.store.open()
         if rows:
             await self.store.put_writes(key, rows, parts)
@@ -156,7 +175,8 @@ class Core:
         """Return one checkpoint; without an id, the latest."""
         await self.store.open()
         held = _Held(self.cache)
-        page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
+        guess = held.guess(thread_id, checkpoint_ns, checkpoint_id)
+        page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known, guess)
         for stored in self._decode(page, held):
             self.cache.add(stored.image)
             return stored
@@ -214,12 +234,15 @@ class Core:
 
     def _stored(self, reader: Reader, entry: Entry, page: Page) -> Stored:
         row = entry.row
-        if revision(row.body, row.metadata, row.parent_id) != row.rev:
+        if row.body and revision(row.body, row.metadata, row.parent_id) != row.rev:
             raise CorruptCheckpointError(
                 f"{row.key} is not what was stored: its row has been damaged or changed by hand. Restore the "
                 "database from a backup, or delete the thread; its other checkpoints may still be readable."
             )
         image = reader.image(row)
+        if not row.body:
+            # The store has left out what the cache has.
+            row = replace(row, metadata=image.metadata)
         is_anchor = row.kind == Kind.ANCHOR
         writes = image.history if is_anchor else self.codec.merge_writes(entry.writes, row.key)
         return Stored(row, image, self.codec.unpack_metadata(row.metadata, row.key), writes, page.parts)
@@ -370,6 +393,17 @@ class _Held:
     def __init__(self, cache: ImageCache) -> None:
         self._cache = cache
         self.images: dict[CheckpointKey, Image] = {}
+
+    def guess(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Base | None:
+        """Name what a look-up is likely to find, if it is cached."""
+        key = CheckpointKey(thread_id, checkpoint_ns, checkpoint_id or "")
+        image = (
+            self._cache.latest(thread_id, checkpoint_ns) if checkpoint_id is None else self._cache.get(key)
+        )
+        if image is None or image.history:
+            return None
+        self.images[image.key] = image
+        return Base(image.key, image.rev)
 
     def known(self, key: CheckpointKey, rev: int) -> bool:
         image = self._cache.get(key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _STEP = 1 << 16
+_NEAR = 1 << 8
+"""Where so few bytes differ, an exclusive or of two numbers finds the first sooner than further halving."""
 _PROBE = 512
 _ARRAY16, _ARRAY32, _MAP16, _MAP32 = 0xDC, 0xDD, 0xDE, 0xDF
 
@@ -26,7 +28,7 @@ def difference(old: bytes, new: bytes, container: bool) -> Difference:
     length (https://github.com/msgpack/msgpack/blob/master/spec.md), is kept out of the comparison:
     appending an item changes nothing else.
     """
-    start, lead = (_header(old), _header(new)) if container else (0, 0)
+    start, lead = (header_size(old), header_size(new)) if container else (0, 0)
     length = _common_prefix(old, start, new, lead)
     tail = _common_suffix(old, start + length, new, lead + length)
     if 2 * (length + tail) < len(new):
@@ -53,7 +55,8 @@ def fits(size: int, change: Difference) -> bool:
     )
 
 
-def _header(data: bytes) -> int:
+def header_size(data: bytes) -> int:
+    """Return how long the header of an outermost array or map is, if these bytes are msgpack."""
     first = data[0] if data else 0
     if first in (_ARRAY16, _MAP16):
         size = 3
@@ -67,44 +70,40 @@ def _header(data: bytes) -> int:
 def _common_prefix(a: bytes, i: int, b: bytes, j: int) -> int:
     """Count equal bytes from `a[i]` and `b[j]` on: strides first, then halves of the first that differs."""
     limit = min(len(a) - i, len(b) - j)
-    done = 0
-    while done < limit:
-        step = min(_STEP, limit - done)
-        if a[i + done : i + done + step] != b[j + done : j + done + step]:
-            return done + _halve(a, i + done, b, j + done, step)
+    done, step = 0, min(_STEP, limit)
+    while a.startswith(b[j + done : j + done + step], i + done):
         done += step
-    return limit
-
-
-def _halve(a: bytes, i: int, b: bytes, j: int, differ_within: int) -> int:
-    low, high = 0, differ_within
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[i + low : i + middle] == b[j + low : j + middle]:
-            low = middle
+        if done == limit:
+            return limit
+        step = min(_STEP, limit - done)
+    while step > _NEAR:
+        half = step >> 1
+        if a.startswith(b[j + done : j + done + half], i + done):
+            done += half
+            step -= half
         else:
-            high = middle
-    return low
+            step = half
+    i, j = i + done, j + done
+    differing = int.from_bytes(a[i : i + step], "big") ^ int.from_bytes(b[j : j + step], "big")
+    return done + step - (differing.bit_length() + 7) // 8
 
 
 def _common_suffix(a: bytes, a_floor: int, b: bytes, b_floor: int) -> int:
     limit = min(len(a) - a_floor, len(b) - b_floor)
-    done = 0
-    while done < limit:
-        step = min(_STEP, limit - done)
-        i, j = len(a) - done - step, len(b) - done - step
-        if a[i : i + step] != b[j : j + step]:
-            return done + _halve_back(a, len(a) - done, b, len(b) - done, step)
+    i, j = len(a), len(b)
+    done, step = 0, min(_STEP, limit)
+    while a.endswith(b[j - done - step : j - done], 0, i - done):
         done += step
-    return limit
-
-
-def _halve_back(a: bytes, i: int, b: bytes, j: int, differ_within: int) -> int:
-    low, high = 0, differ_within
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[i - middle : i - low] == b[j - middle : j - low]:
-            low = middle
+        if done == limit:
+            return limit
+        step = min(_STEP, limit - done)
+    while step > _NEAR:
+        half = step >> 1
+        if a.endswith(b[j - done - half : j - done], 0, i - done):
+            done += half
+            step -= half
         else:
-            high = middle
-    return low
+            step = half
+    i, j = i - done, j - done
+    differing = int.from_bytes(a[i - step : i], "little") ^ int.from_bytes(b[j - step : j], "little")
+    return done + step - (differing.bit_length() + 7) // 8

@@ -35,6 +35,10 @@ class StoreError(HarnessError):
     """A store could not do its work; the driver's own error is in `__cause__`."""
 
 
+class StoreUnavailableError(StoreError):
+    """A server can't be reached, or didn't answer in time; what was to be written may or may not be there."""
+
+
 class StoreNotOpenError(StoreError):
     """The store has been closed."""
 

@@ -19,6 +19,12 @@ class Forkable:
         """Become usable in the child."""
 
 
+def leave_alone(things: object) -> None:
+    """Keep what is the parent's from being destroyed here: parent and child share what it would close."""
+    _inherited.append(things)
+
+
+_inherited: list[object] = []
 _registered: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _forking: list[Forkable] = []
 

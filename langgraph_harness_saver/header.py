@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph_harness_saver.envelope import pack_any, unpack
 from langgraph_harness_saver.ids import pack_id, unpack_id
@@ -21,8 +20,7 @@ Places = Mapping[str, tuple[CheckpointKey, int]]
 """Where each channel's value is stored: key and slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A checkpoint's fields but `id` and `channel_values`; `extra` holds those that LangGraph may add."""
 
     v: Any
@@ -34,7 +32,7 @@ class Header:
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Header:
         """Take the header of a checkpoint."""
-        extra = {name: copy.copy(value) for name, value in checkpoint.items() if name not in _OWN}
+        extra = {name: _copied(value) for name, value in checkpoint.items() if name not in _OWN}
         return cls(
             checkpoint.get("v"),
             checkpoint.get("ts"),
@@ -44,37 +42,51 @@ class Header:
         )
 
 
+_NO_HEADER = Header(None, None, {}, {}, None)
+
+
+def _copied(value: Any) -> Any:
+    return value[:] if type(value) is list else copy.copy(value)
+
+
 def pack_header(
     header: Header, places: Places, old: Header | None, old_places: Places, key: CheckpointKey
 ) -> bytes:
     """Pack a header as what differs from `old`, or whole where that is None."""
-    table = _Table()
-    before = old or Header(None, None, {}, {}, None)
+    before = old or _NO_HEADER
+    # Distinct versions, numbered: one step gives most of its channels the same.
+    table: dict[tuple[type, Any], int] = {}
     versions = {
-        c: table.add(v)
+        c: table.setdefault((type(v), v), len(table))
         for c, v in header.versions.items()
         if c not in before.versions or _new(v, before.versions[c])
     }
     seen = {
-        node: {channel: table.add(version) for channel, version in channels.items()}
+        node: {c: table.setdefault((type(v), v), len(table)) for c, v in channels.items()}
         for node, channels in header.seen.items()
         if node not in before.seen or _any_new(channels, before.seen[node])
     }
     moved = {c: _pack_place(p, key) for c, p in places.items() if old_places.get(c) != p}
-    gone = [
-        [c for c in before.versions if c not in header.versions],
-        [n for n in before.seen if n not in header.seen],
-        [c for c in old_places if c not in places],
-    ]
+    gone = None
+    if old and not (
+        before.versions.keys() <= header.versions.keys()
+        and before.seen.keys() <= header.seen.keys()
+        and old_places.keys() <= places.keys()
+    ):
+        gone = [
+            [c for c in before.versions if c not in header.versions],
+            [n for n in before.seen if n not in header.seen],
+            [c for c in old_places if c not in places],
+        ]
     return pack_any(
         [
             header.v,
             _pack_time(header.ts),
-            [pack_version(version) for version in table.versions],
+            [pack_version(version) for _, version in table],
             versions,
             seen,
             moved,
-            gone if any(gone) else None,
+            gone,
             header.extra,
         ]
     )
@@ -86,7 +98,7 @@ def unpack_header(
     """Undo `pack_header`, given the same `old`."""
     v, ts, packed, versions, seen, moved, gone, extra = unpack(data)
     table = [unpack_version(version) for version in packed]
-    before = old or Header(None, None, {}, {}, None)
+    before = old or _NO_HEADER
     all_versions = {**before.versions, **{c: table[i] for c, i in versions.items()}}
     all_seen = {**before.seen, **{n: {c: table[i] for c, i in s.items()} for n, s in seen.items()}}
     places = {**old_places, **{c: _unpack_place(p, key) for c, p in moved.items()}}
@@ -98,27 +110,13 @@ def unpack_header(
     return Header(v, _unpack_time(ts), all_versions, all_seen, extra), places
 
 
-class _Table:
-    """Distinct versions: one step gives most of its channels the same."""
-
-    def __init__(self) -> None:
-        self.versions: list[Any] = []
-        self._index: dict[tuple[type, Any], int] = {}
-
-    def add(self, version: Any) -> int:
-        index = self._index.setdefault((type(version), version), len(self.versions))
-        if index == len(self.versions):
-            self.versions.append(version)
-        return index
-
-
 def _new(version: Any, old: Any) -> bool:
     # 1, 1.0 and True are equal and yet different versions.
     return version != old or type(version) is not type(old)
 
 
 def _any_new(seen: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    return len(seen) != len(old) or any(c not in old or _new(v, old[c]) for c, v in seen.items())
+    return seen != old or any(_new(v, old[c]) for c, v in seen.items())
 
 
 def _pack_place(place: tuple[CheckpointKey, int], key: CheckpointKey) -> Any:

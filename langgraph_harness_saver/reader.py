@@ -130,6 +130,7 @@ class Reader:
             sum(len(self._stored[link.key]) for link, _ in chain),
             spans,
             blobs,
+            row.metadata,
             self.history(row.key),
         )
 

@@ -29,6 +29,21 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 from langchain_core.load.load import ALL_SERIALIZABLE_MAPPINGS
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ChatMessage,
+    ChatMessageChunk,
+    FunctionMessage,
+    FunctionMessageChunk,
+    HumanMessage,
+    HumanMessageChunk,
+    RemoveMessage,
+    SystemMessage,
+    SystemMessageChunk,
+    ToolMessage,
+    ToolMessageChunk,
+)
 from langgraph.checkpoint.serde import _msgpack as _policy
 from langgraph.checkpoint.serde import jsonplus as _stock
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -54,6 +69,8 @@ _PACK_OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
+# Takes exactly what pydantic's `model_dump` leaves as it is.
+_PLAIN_OPTIONS = _PACK_OPTIONS | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
 _ARG, _ARGS, _KWARGS, _METHOD = (
     _stock.EXT_CONSTRUCTOR_SINGLE_ARG,
     _stock.EXT_CONSTRUCTOR_POS_ARGS,
@@ -181,8 +198,44 @@ def _pack(value: Any) -> bytes:
 
 
 def _default(obj: Any) -> Any:
+    message = _MESSAGES.get(type(obj))
+    # Of a message, `model_dump` copies what is plain data already, which is nearly all that messages hold.
+    # Only where there is something else in it, a field too many or too few, pydantic has to be asked.
+    if message and len(fields := obj.__dict__) == message[1] and not obj.__pydantic_extra__:
+        try:
+            data = ormsgpack.packb(fields, option=_PLAIN_OPTIONS)
+            return ormsgpack.Ext(_MODEL, message[0] + data + _MESSAGE_END)
+        except ormsgpack.MsgpackEncodeError:
+            pass
     code, payload = _described(obj)
     return payload if code is None else ormsgpack.Ext(code, _pack(payload))
+
+
+def _message_head(cls: type) -> bytes:
+    # Four items follow: module, name, fields, method.
+    return b"\x94" + _pack(cls.__module__) + _pack(cls.__name__)
+
+
+def _dumps_its_fields(cls: type[BaseModel]) -> bool:
+    special = cls.__pydantic_decorators__
+    return (
+        cls.model_dump is BaseModel.model_dump
+        and not (special.field_serializers or special.model_serializers or special.computed_fields)
+        and not any(field.exclude for field in cls.model_fields.values())
+    )
+
+
+_MESSAGES: dict[type, tuple[bytes, int]] = {
+    cls: (_message_head(cls), len(cls.model_fields))
+    for cls in (
+        *(AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk, FunctionMessage, FunctionMessageChunk),
+        *(HumanMessage, HumanMessageChunk, RemoveMessage, SystemMessage, SystemMessageChunk),
+        *(ToolMessage, ToolMessageChunk),
+    )
+    if _dumps_its_fields(cls)
+}
+"""LangChain's own messages: what each begins with, and how many fields it has."""
+_MESSAGE_END = _pack("model_validate_json")
 
 
 class _LosslessPacker:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from langgraph_harness_saver.difference import Difference, header_size
 from langgraph_harness_saver.errors import CorruptCheckpointError, SchemaError
 from langgraph_harness_saver.header import Header
 from langgraph_harness_saver.ids import pack_id, unpack_id
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, PartRow, Span, merge_spans
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+LONG_BYTES = 1 << 14
+"""From this size on, hashing a value again takes longer than keeping its hasher."""
 
 RAW, PART, DIFFERENCE, DIFFERENCE_PART, HEADER, HEADER_DIFFERENCE, HISTORY = range(7)
 
@@ -48,7 +52,7 @@ class Blob(NamedTuple):
     """One channel's value as the serializer wrote it, and where it is stored.
 
     `weight` is what the differences since the last whole value cost, `spans` and `parts` what has to be
-    read for it.
+    read for it; `hasher` see `fingerprint`.
     """
 
     type: str
@@ -58,10 +62,10 @@ class Blob(NamedTuple):
     weight: int
     spans: tuple[Span, ...]
     parts: tuple[bytes, ...]
+    hasher: blake2b | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """One checkpoint as bytes: all that is needed to write the next one as a difference.
 
     `links` and `head_weight` count the rows that its header is made of, and their bytes; `head_digest` is
@@ -77,6 +81,7 @@ class Image:
     head_weight: int
     head_spans: tuple[Span, ...]
     blobs: Mapping[str, Blob]
+    metadata: bytes
     history: Sequence[Sequence[Any]] = ()
 
     @property
@@ -102,14 +107,17 @@ class Encoded(NamedTuple):
     image: Image
 
 
-@dataclass(slots=True)
 class Draft:
     """The slots of a body in the making."""
 
-    key: CheckpointKey
-    next_slot: int = 0
-    slots: dict[int, Slot] = field(default_factory=dict)
-    parts: list[PartRow] = field(default_factory=list)
+    __slots__ = ("key", "next_slot", "parts", "slots", "span")
+
+    def __init__(self, key: CheckpointKey, next_slot: int = 0) -> None:
+        self.key = key
+        self.span = span_of(key)
+        self.next_slot = next_slot
+        self.slots: dict[int, Slot] = {}
+        self.parts: list[PartRow] = []
 
     def add(self, slot: Slot) -> Ref:
         ref = Ref(self.key, self.next_slot)
@@ -117,16 +125,41 @@ class Draft:
         self.next_slot += 1
         return ref
 
-    @property
-    def span(self) -> Span:
-        return Span(
-            self.key.thread_id, self.key.checkpoint_ns, self.key.checkpoint_id, self.key.checkpoint_id
-        )
-
 
 def digest(data: bytes) -> int:
     """Return 63 bits of BLAKE2b: a positive integer in every database."""
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1
+    return number_of(fingerprint(data)[0])
+
+
+def number_of(name: bytes) -> int:
+    """Return the digest that a fingerprint begins with."""
+    return int.from_bytes(name[:8], "big") >> 1
+
+
+def fingerprint(
+    data: bytes, old: Blob | None = None, change: Difference | None = None
+) -> tuple[bytes, blake2b | None]:
+    """Return 128 bits of BLAKE2b, and of a long value what hashes it together with what is appended.
+
+    Appending an item changes the header of a msgpack array, so of long values that is hashed last.
+    Where `change` only appends to `old`, what is already hashed isn't hashed again.
+    """
+    if len(data) < LONG_BYTES:
+        return blake2b(data, digest_size=16).digest(), None
+    size = header_size(data)
+    if old and old.hasher and change and _appends(change, old.data, size):
+        hasher = old.hasher.copy()
+        hasher.update(change.middle)
+    else:
+        hasher = blake2b(memoryview(data)[size:], digest_size=16)
+    whole = hasher.copy()
+    whole.update(data[:size] + bytes([size]))
+    return whole.digest(), hasher
+
+
+def _appends(change: Difference, old: bytes, size: int) -> bool:
+    kept = change.start == header_size(old) and change.start + change.length == len(old)
+    return kept and not change.tail and len(change.lead) == size
 
 
 def revision(body: bytes, metadata: bytes, parent_id: str | None) -> int:
@@ -169,26 +202,38 @@ def _unpack_ref(packed: list[Any], key: CheckpointKey) -> Ref:
 
 
 def span_of(key: CheckpointKey) -> Span:
-    return Span(key.thread_id, key.checkpoint_ns, key.checkpoint_id, key.checkpoint_id)
+    thread_id, checkpoint_ns, checkpoint_id = key
+    return Span(thread_id, checkpoint_ns, checkpoint_id, checkpoint_id)
 
 
 def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
-    if spans and spans[-1][:2] == by[:2]:
-        last = spans[-1]
-        widened = Span(by.thread_id, by.checkpoint_ns, min(last.first, by.first), max(last.last, by.last))
-        return (*spans[:-1], widened)
-    return (*spans, by)
+    if not spans or spans[-1][:2] != by[:2]:
+        return (*spans, by)
+    thread_id, checkpoint_ns, first, last = spans[-1]
+    widened = Span(thread_id, checkpoint_ns, min(first, by.first), max(last, by.last))
+    return (*spans[:-1], widened)
 
 
 def reach_of(key: CheckpointKey, head: tuple[Span, ...], blobs: Iterable[Blob]) -> tuple[Span, ...]:
-    spans = {span for blob in blobs for span in blob.spans}
-    spans.update(head)
+    spans = set(head)
+    for blob in blobs:
+        spans.update(blob.spans)
     spans.discard(span_of(key))
+    if not spans:
+        return ()
+    first = min(spans)
+    # In a thread that nobody forks, one span holds all the others.
+    if all(span[:2] == first[:2] and span.last <= first.last for span in spans):
+        return (first,)
     return merge_spans(spans)
 
 
 def unique(items: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(items))
+
+
+def parts_of(blobs: Iterable[Blob]) -> tuple[bytes, ...]:
+    return unique([part for blob in blobs for part in blob.parts])
 
 
 class Reading:

@@ -9,6 +9,9 @@ from typing import Any
 _OURS = re.compile(r"\A([0-9]{32})\.([0-9a-f]{16})\Z")
 _UNIQUE = re.compile(r"\A[0-9]{32}\.(?:[0-9a-f]{16}|[0-9]\.[0-9]{8,})\Z")
 
+_LARGE = 10**18
+"""No number below this is too large for msgpack."""
+
 
 def next_version(current: Any) -> str:
     """Return a version that follows `current` and that no other fork will ever get.
@@ -38,7 +41,8 @@ def pack_version(version: Any) -> Any:
     if isinstance(version, str):
         ours = _OURS.match(version)
         if ours:
-            return [int(ours[1]), bytes.fromhex(ours[2])] if len(ours[1].lstrip("0")) < 19 else version
+            number = int(ours[1])
+            return [number, bytes.fromhex(ours[2])] if number < _LARGE else version
         if (
             len(version) > 33
             and version[32] == "."

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+import servers
 from helpers import DOORS, Door
+from servers import own_postgres, pgbouncer, postgres_server, postgres_servers, postgres_url  # noqa: F401
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 
@@ -26,9 +28,13 @@ class Place(ABC):
 
     outlives_saver: ClassVar[bool] = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
         self.opened: list[Any] = []
+        self.begin(request)
+
+    def begin(self, request: pytest.FixtureRequest) -> None:  # noqa: B027
+        """Find the server that the data lives on, where there is one."""
 
     @property
     @abstractmethod
@@ -53,8 +59,11 @@ class Place(ABC):
         for saver in reversed(self.opened):
             saver.close()
 
-    def left_open(self) -> list[str]:
+    def left_open(self) -> list[Any]:
         return []
+
+    def end(self) -> None:  # noqa: B027
+        """Leave nothing behind."""
 
 
 class MemoryPlace(Place):
@@ -75,7 +84,38 @@ class SqlitePlace(Place):
         return [path for path in open_files() if path.startswith(str(self.folder))]
 
 
-PLACES: dict[str, type[Place]] = {"memory": MemoryPlace, "sqlite": SqlitePlace}
+class PostgresPlace(Place):
+    """A schema of its own, on the newest server at hand."""
+
+    kind = "postgres"
+
+    def begin(self, request: pytest.FixtureRequest) -> None:
+        self.server = servers.server_of(self.kind, request)
+        self.address = servers.new_schema_url(self.server)
+
+    @property
+    def url(self) -> str:
+        return self.address
+
+    def left_open(self) -> list[Any]:
+        return self.server.left_connections(servers.schema_of(self.address))
+
+    def end(self) -> None:
+        servers.drop_schema(self.server, self.address)
+
+
+class OldestPostgresPlace(PostgresPlace):
+    """The same on the oldest server at hand."""
+
+    kind = "postgres-oldest"
+
+
+PLACES: dict[str, type[Place]] = {
+    "memory": MemoryPlace,
+    "sqlite": SqlitePlace,
+    "postgres": PostgresPlace,
+    "postgres-oldest": OldestPostgresPlace,
+}
 
 
 @pytest.fixture(params=list(PLACES))
@@ -84,7 +124,9 @@ def store_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make_place(store_kind: str, tmp_path: Path) -> Iterator[Callable[[], Place]]:
+def make_place(
+    store_kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], Place]]:
     """Make empty places; at the end close them, and fail if anything stays open."""
     places: list[Place] = []
     threads = set(threading.enumerate())
@@ -92,13 +134,15 @@ def make_place(store_kind: str, tmp_path: Path) -> Iterator[Callable[[], Place]]
     def make() -> Place:
         folder = tmp_path / f"place{len(places)}"
         folder.mkdir()
-        places.append(PLACES[store_kind](folder))
+        places.append(PLACES[store_kind](folder, request))
         return places[-1]
 
     yield make
     for place in places:
         place.close()
-    assert [path for place in places for path in place.left_open()] == []
+    assert [left for place in places for left in place.left_open()] == []
+    for place in places:
+        place.end()
     assert wait_until_gone(threads) == []
 
 

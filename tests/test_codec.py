@@ -6,6 +6,7 @@ import random
 import string
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import ormsgpack
@@ -19,6 +20,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
+from langgraph_harness_saver import slots
 from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, PART_MIDDLE_BYTES, Codec
 from langgraph_harness_saver.errors import (
     CorruptCheckpointError,
@@ -31,7 +33,17 @@ from langgraph_harness_saver.ids import id_key, id_of_key, pack_id, unpack_id
 from langgraph_harness_saver.reader import Reader, checkpoint_of
 from langgraph_harness_saver.rows import CheckpointKey, Page, PartRow
 from langgraph_harness_saver.serde import HarnessSerializer
-from langgraph_harness_saver.slots import DIFFERENCE, DIFFERENCE_PART, RAW, Encoded, Image
+from langgraph_harness_saver.slots import (
+    DIFFERENCE,
+    DIFFERENCE_PART,
+    RAW,
+    Blob,
+    Encoded,
+    Image,
+    Ref,
+    digest,
+    fingerprint,
+)
 from langgraph_harness_saver.versions import is_unique, next_version, pack_version, unpack_version
 
 UUID_TEXT = "1f0a3c5e-7b9d-6e2f-8a4b-6c8d0e2f4a6b"
@@ -158,7 +170,40 @@ def check_difference(old: bytes, new: bytes, container: bool) -> diff.Difference
     base = bytearray(old)
     diff.apply(base, change)
     assert bytes(base) == new
+    check_fingerprint(old, new, change)
     return change
+
+
+def check_fingerprint(old: bytes, new: bytes, change: diff.Difference) -> None:
+    """Whatever was hashed before, a value has one fingerprint."""
+    with patch.object(slots, "LONG_BYTES", 0):
+        ref = Ref(key_of("a"), 0)
+        blob = Blob("msgpack", old, digest(old), ref, 0, (), (), fingerprint(old)[1])
+        name, hasher = fingerprint(new, blob, change)
+        assert name == fingerprint(new)[0]
+        # The new value's hasher goes on from there; the old one's is as it was.
+        longer = diff.difference(new, new + b"x", True)
+        assert (
+            fingerprint(new + b"x", blob._replace(data=new, hasher=hasher), longer)[0]
+            == (fingerprint(new + b"x")[0])
+        )
+        assert fingerprint(old, blob, diff.difference(old, old, True))[0] == fingerprint(old)[0]
+
+
+def test_appending_hashes_what_is_appended_only():
+    old = ormsgpack.packb([f"item {number}" for number in range(5000)])
+    new = ormsgpack.packb([f"item {number}" for number in range(5001)])
+    change = diff.difference(old, new, True)
+    other = fingerprint(bytes(len(old)))[1]
+    blob = Blob("msgpack", old, 0, Ref(key_of("a"), 0), 0, (), (), other)
+    assert fingerprint(new, blob, change)[0] != fingerprint(new)[0]
+
+
+def test_a_long_value_s_header_counts():
+    rest = bytes(slots.LONG_BYTES)
+    values = [rest, b"\xdc\x00\x01" + rest, b"\xdc\x00\x02" + rest, rest + b"\xdc\x00\x01", rest + b"\x03"]
+    values += [rest + b"\xdc\x00\x01\x03", b"\x90" + rest, rest + b"\x90", rest + b"\x90\x01"]
+    assert len({fingerprint(value)[0] for value in values}) == len(values)
 
 
 @pytest.mark.parametrize("count", [0, 1, 14, 15, 16, 17, 400, 65534, 65535, 65536])
@@ -169,7 +214,7 @@ def test_appending_costs_what_is_appended(count):
     assert len(change.lead) <= 5
 
 
-@pytest.mark.parametrize("size", [1, 511, 65535, 65536, 65537, 3 << 16])
+@pytest.mark.parametrize("size", [1, 254, 255, 256, 257, 511, 65535, 65536, 65537, 3 << 16])
 def test_common_bytes_are_counted_to_the_last(size):
     same = random.Random(size).randbytes(size)
     change = check_difference(b"<" + same + b"x" + same + b">", b"<" + same + b"yy" + same + b">", False)
@@ -616,7 +661,8 @@ def test_what_a_reader_finds_is_what_the_writer_knew():
         at = line.put({"a": value, "b": number % 3})
         read, known = line.image(at), line.encoded[at].image
         assert (read.header, read.head, read.head_digest) == (known.header, known.head, known.head_digest)
-        assert (read.links, dict(read.blobs)) == (known.links, dict(known.blobs))
+        assert read.links == known.links
+        assert read.blobs == {channel: blob._replace(hasher=None) for channel, blob in known.blobs.items()}
 
 
 # Damage

@@ -96,9 +96,6 @@ def test_unknown_scheme(url: str) -> None:
         ("rediss://localhost", "redis"),
         ("valkey://localhost", "redis"),
         ("unix:///run/redis.sock", "redis"),
-        ("postgres://localhost/db", "postgres"),
-        ("postgresql://localhost/db", "postgres"),
-        ("postgresql+asyncpg://localhost/db", "postgres"),
     ],
 )
 def test_stores_that_are_not_built_yet(url: str, kind: str) -> None:
@@ -114,6 +111,8 @@ def test_options_reach_the_store() -> None:
         busy_timeout_seconds=1.5,
         synchronous="normal",
         pool_size=3,
+        retry_seconds=5,
+        prepared_statements=False,
         cache_bytes=1000,
         key_prefix="mine",
         schema="public",
@@ -130,6 +129,8 @@ def test_options_reach_the_store() -> None:
         "allowed_msgpack_modules": (),
         "cache_bytes": 1000,
         "pool_size": 3,
+        "retry_seconds": 5.0,
+        "prepared_statements": False,
         "busy_timeout_seconds": 1.5,
         "synchronous": "normal",
     }
@@ -264,7 +265,9 @@ def test_backend_and_url_that_agree() -> None:
     [
         ("redis://:hunter2@host/0", {}),
         ("rediss://user:hunter2@host/0", {}),
-        ("postgres://user:hunter2@host/db", {}),
+        ("postgres://user:hunter2@host/db?no_option=1", {}),
+        ("postgres://user:hunter2@host:port/db", {}),
+        ("host=host password=hunter2 no_option=1", {}),
         ("postgres://user:hunter2@host/db", {"backend": "sqlite"}),
         ("postgres://user:hunter2@host/db", {"ttl_seconds": -1}),
         ("postgres://user:hunter2@host/db", {"no_option": 1}),

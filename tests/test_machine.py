@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
+import servers
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from servers import server_of
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 from langgraph_harness_saver.stores.memory import MemoryStore
@@ -285,6 +287,7 @@ class SaverMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         for saver in self.savers:
             self.shut(saver)
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
 
@@ -786,12 +789,52 @@ class SqliteMachine(SaverMachine):
         shutil.rmtree(self.folder)
 
 
-MACHINES = {"memory": MemoryMachine, "sqlite": SqliteMachine}
+class PostgresMachine(SaverMachine):
+    server: ClassVar[servers.Server]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.address = servers.new_schema_url(self.server)
+
+    def open(self, **options: Any) -> HarnessCheckpointer:
+        return HarnessCheckpointer.from_conn_string(self.address, **options)
+
+    def shut(self, saver: HarnessCheckpointer) -> None:
+        saver.close()
+
+    def finish(self) -> None:
+        super().finish()
+        servers.drop_schema(self.server, self.address)
 
 
-@pytest.mark.parametrize("kind", list(MACHINES))
-def test_a_saver_answers_as_its_model(kind: str) -> None:
-    case = MACHINES[kind].TestCase
+class OldestPostgresMachine(PostgresMachine):
+    pass
+
+
+MACHINES: dict[str, type[SaverMachine]] = {
+    "memory": MemoryMachine,
+    "sqlite": SqliteMachine,
+    "postgres": PostgresMachine,
+    "postgres-oldest": OldestPostgresMachine,
+}
+
+
+@pytest.fixture(params=list(MACHINES))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def machine(kind: str, request: pytest.FixtureRequest) -> type[SaverMachine]:
+    """Give a store's machine, with its server running."""
+    found = MACHINES[kind]
+    if issubclass(found, PostgresMachine):
+        found.server = server_of(kind, request)
+    return found
+
+
+def test_a_saver_answers_as_its_model(machine: type[SaverMachine]) -> None:
+    case = machine.TestCase
     case.settings = settings(
         max_examples=EXAMPLES,
         stateful_step_count=30,
@@ -805,13 +848,13 @@ def test_a_saver_answers_as_its_model(kind: str) -> None:
 # What a machine that makes one call at a time meets rarely or never
 
 
-@pytest.fixture(params=list(MACHINES))
-def savers(request: pytest.FixtureRequest) -> Iterator[list[HarnessCheckpointer]]:
+@pytest.fixture
+def savers(machine: type[SaverMachine]) -> Iterator[list[HarnessCheckpointer]]:
     """Open two savers on one store."""
-    machine = MACHINES[request.param]()
-    machine.start((64 << 20, 64 << 20))
-    yield machine.savers
-    machine.finish()
+    opened = machine()
+    opened.start((64 << 20, 64 << 20))
+    yield opened.savers
+    opened.finish()
 
 
 def put_value(

@@ -40,7 +40,7 @@ def test_first_sample_is_ten_lines():
     )
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "postgresql://localhost/agents"])
+@pytest.mark.parametrize("url", ["redis://localhost"])
 def test_stores_that_are_missing_say_so(url):
     with pytest.raises(HarnessError, match="not built yet"):
         HarnessCheckpointer.from_conn_string(url)

@@ -23,7 +23,21 @@ from typing import Any, NamedTuple
 
 import ormsgpack
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ChatMessage,
+    ChatMessageChunk,
+    FunctionMessage,
+    FunctionMessageChunk,
+    HumanMessage,
+    HumanMessageChunk,
+    RemoveMessage,
+    SystemMessage,
+    SystemMessageChunk,
+    ToolMessage,
+    ToolMessageChunk,
+)
 from langgraph.checkpoint.serde import _msgpack as policy
 from langgraph.checkpoint.serde.base import SerializerCompat
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -34,7 +48,7 @@ from langgraph.types import Command, Interrupt, Send, TimeoutPolicy
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr
 
 from langgraph_harness_saver.errors import InvalidConfigError, SerializationError, UnsafeTypeError
-from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
+from langgraph_harness_saver.serde import _MESSAGES, HarnessSerializer, allowlisted
 
 ARG, ARGS, KWARGS, METHOD, MODEL_V1, MODEL, ARRAY, DELTA = range(8)
 CONSTRUCTORS = (ARG, ARGS, KWARGS, METHOD, MODEL_V1, MODEL)
@@ -223,6 +237,78 @@ def round_trip(value: Any, serde: Any = None) -> Any:
 def test_writes_what_langgraph_writes(value: Any, wrap: Any) -> None:
     wrapped = wrap(value)
     assert HarnessSerializer().dumps_typed(wrapped) == JsonPlusSerializer().dumps_typed(wrapped)
+
+
+class Text(str):
+    """Python's `str`, but not exactly."""
+
+    __slots__ = ()
+
+
+CALL = {"name": "f", "args": {"x": (1, 2.0)}, "id": "c", "type": "tool_call"}
+MESSAGES = [
+    AIMessage(
+        "x", tool_calls=[CALL], usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+    ),
+    AIMessage(["x", {"type": "text", "text": "y"}], response_metadata={"a": {1: None}, "b": [True, 1.5]}),
+    HumanMessage("x", extra="of pydantic's"),
+    HumanMessage("\ud800"),
+    HumanMessage("x", additional_kwargs={"set": {1}, "tuple": (1, 2), "bytes": b"x", "enum": Colour.RED}),
+    HumanMessage("x", additional_kwargs={"message": SystemMessage("y", additional_kwargs={"when": STAMP})}),
+    HumanMessage("x", additional_kwargs={"str": Text("y"), "keys": {STAMP: 1, Colour.RED: 2, None: 3}}),
+    HumanMessage.model_construct(content=Text("y"), id=7),
+    HumanMessage.model_construct(),
+    ToolMessage("x", tool_call_id="c", artifact=Point(1)),
+    *(SystemMessage("x", id="1"), ChatMessage("x", role="r"), FunctionMessage("x", name="f")),
+    *(
+        RemoveMessage("1"),
+        AIMessageChunk("x"),
+        HumanMessageChunk("x"),
+        ToolMessageChunk("x", tool_call_id="c"),
+    ),
+    *(SystemMessageChunk("x"), ChatMessageChunk("x", role="r"), FunctionMessageChunk("x", name="f")),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("value", MESSAGES, ids=ids)
+def test_writes_messages_as_langgraph_does(value: Any) -> None:
+    # LangGraph's own would replace the surrogate.
+    surrogates = getattr(value, "content", None) == "\ud800"
+    ours, theirs = HarnessSerializer().dumps_typed([value]), JsonPlusSerializer().dumps_typed([value])
+    assert (ours == theirs) is not surrogates
+
+
+def test_langchain_s_messages_dump_nothing_but_their_fields() -> None:
+    # Or else they'd be written as ever, but not as fast.
+    assert {type(message) for message in MESSAGES} == set(_MESSAGES)
+
+
+def test_a_message_that_was_changed_is_written_as_it_is() -> None:
+    message = HumanMessage("x", id="1")
+    before = HarnessSerializer().dumps_typed([message])
+    message.additional_kwargs["late"] = 1
+    changed = HarnessSerializer().dumps_typed([message])
+    assert changed != before
+    assert changed == JsonPlusSerializer().dumps_typed([message])
+    # What isn't a field is no part of a message, wherever Python keeps it.
+    vars(message)["cached"] = "x"
+    assert HarnessSerializer().dumps_typed([message]) == changed
+
+
+def test_unknown_keys_of_a_tool_call_are_written_as_langgraph_writes_them() -> None:
+    message = AIMessage("x", tool_calls=[CALL])
+    message.tool_calls[0]["unknown"] = 1
+    assert HarnessSerializer().dumps_typed([message]) == JsonPlusSerializer().dumps_typed([message])
+
+
+def test_a_class_made_of_a_message_is_written_as_that_class() -> None:
+    class Special(AIMessage):
+        def model_dump(self, **_: Any) -> dict[str, Any]:
+            return {"content": "special"}
+
+    value = [Special("x")]
+    assert HarnessSerializer().dumps_typed(value) == JsonPlusSerializer().dumps_typed(value)
 
 
 @pytest.mark.parametrize("value", [*NATIVE, *SAFE], ids=ids)

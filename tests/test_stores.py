@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import servers
 
-from langgraph_harness_saver.bridge import step
+from langgraph_harness_saver.bridge import Bridge, step
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
 from langgraph_harness_saver.rows import Change, Family, Query
 from langgraph_harness_saver.stores.memory import MemoryStore
+from langgraph_harness_saver.stores.postgres import PostgresStore
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
 
@@ -57,6 +59,29 @@ COUNT = {"memory": count_memory, "sqlite": count_file, "sqlite-private": count_p
 @pytest.fixture(params=list(MAKE))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+class TestPostgres(StoreContract):
+    @pytest.fixture(params=["postgres", "postgres-oldest"])
+    def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
+        self.server = servers.server_of(request.param, request)
+        self.url = servers.new_schema_url(self.server)
+        store = PostgresStore(self.url)
+        bridge = Bridge(store.io)
+        bridge.run(store.open())
+        yield store
+        bridge.run(store.close())
+        bridge.close()
+        assert self.server.left_connections(servers.schema_of(self.url)) == []
+        servers.drop_schema(self.server, self.url)
+
+    def raw_rows(self, store: Store) -> int:
+        schema = servers.schema_of(self.url)
+        found = [self.server.execute(f"SELECT count(*) FROM {schema}.{table}") for table in TABLES]
+        return sum(count for [[count]] in found)
+
+    def reopen(self, store: Store) -> Store:
+        return PostgresStore(self.url)
 
 
 class TestStores(StoreContract):

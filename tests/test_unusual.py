@@ -15,7 +15,6 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import HarnessCheckpointer, HeadMovedError
-from langgraph_harness_saver.bridge import step
 from langgraph_harness_saver.rows import CheckpointKey
 
 
@@ -115,9 +114,9 @@ def test_replacing_a_checkpoint_heeds_the_expected_head(saver, parent):
     again |= {"channel_versions": {"a": 9}, "versions_seen": {}}
     key = CheckpointKey("t", "", "2")
     with pytest.raises(HeadMovedError):
-        step(saver._core.put(key, parent, again, {}, {"a": 9}, head="2"))
+        saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, head="2"))
     assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 2}
-    step(saver._core.put(key, parent, again, {}, {"a": 9}, head="3"))
+    saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, head="3"))
     assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 9}
 
 
@@ -187,7 +186,7 @@ def test_replaced_special_writes_leave_nothing_behind(saver):
     for number in range(20):
         saver.put_writes(place("1"), [("__resume__", f"{number:08}" * 5000)], "task")
     assert saver.get_tuple(place("1")).pending_writes == [("task", "__resume__", f"{19:08}" * 5000)]
-    family = step(saver.backend.load("t"))
+    family = saver._bridge.run(saver.backend.load("t"))
     assert not family.parts
     assert len(family.writes) == 1
 

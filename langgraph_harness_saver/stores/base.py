@@ -69,6 +69,9 @@ class Store(ABC):
     async def close(self) -> None:
         """Release what this store opened; safe to repeat."""
 
+    def let_go(self) -> None:  # noqa: B027
+        """Begin to release what this store opened, and don't wait: nobody uses it any more."""
+
     @abstractmethod
     async def put(
         self,
@@ -92,11 +95,19 @@ class Store(ABC):
         """Add writes to a checkpoint, which need not be there yet; see `WriteRow`."""
 
     @abstractmethod
-    async def get(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, known: Known) -> Page:
+    async def get(
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str | None,
+        known: Known,
+        guess: Base | None = None,
+    ) -> Page:
         """Return one checkpoint, or an empty page; without an id, the latest live one.
 
         `support` and `parts` (but not those that the writes name) may be left out where `known` is true
-        of the row.
+        of the row. `guess` names a row that the caller holds: if it is the answer, its body and metadata may
+        be left out as well, both of them empty then.
         """
 
     @abstractmethod

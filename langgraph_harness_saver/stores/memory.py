@@ -162,7 +162,14 @@ class MemoryStore(Store, Forkable):
             thread.parts.update((part.part_id, part.data) for part in parts)
             self._touch(key.thread_id, thread)
 
-    async def get(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, known: Known) -> Page:
+    async def get(
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str | None,
+        known: Known,
+        guess: Base | None = None,
+    ) -> Page:
         with self._lock:
             thread = self._thread(thread_id)
             found = thread.head(checkpoint_ns) if thread and checkpoint_id is None else checkpoint_id

@@ -127,7 +127,14 @@ class SQLiteStore(Store):
         add_writes(connection, place_or_stub(connection, thread, key), writes)
         add_parts(connection, thread, parts)
 
-    async def get(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, known: Known) -> Page:
+    async def get(
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str | None,
+        known: Known,
+        guess: Base | None = None,
+    ) -> Page:
         def work(connection: sqlite3.Connection) -> Page:
             thread = self._thread(connection, thread_id)
             if thread is None:

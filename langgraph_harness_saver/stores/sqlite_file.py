@@ -160,8 +160,8 @@ class SQLiteFile(Forkable):
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if not self._has_schema(connection):
-            for _, statements in migrations("sqlite"):
-                for statement in statements:
+            for _, text in migrations("sqlite"):
+                for statement in filter(str.strip, text.split(";\n")):
                     connection.execute(statement)
 
     def _has_schema(self, connection: sqlite3.Connection) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
+MAJOR = 1
+MINORS = {1: 0}
+"""The minor version that each Postgres migration leads to. A release works with every newer one."""
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -16,11 +20,33 @@ def queries(dialect: str) -> Mapping[str, str]:
     return {name: sql.strip().rstrip(";") for name, sql in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 
-def migrations(dialect: str) -> list[tuple[int, list[str]]]:
-    """Return the numbers and statements of a dialect's migrations, in order."""
-    found = []
-    for file in (files(__name__) / dialect).iterdir():
-        if re.match(r"\d{4}_", file.name):
-            statements = [s.strip() for s in file.read_text("utf-8").split(";\n") if s.strip()]
-            found.append((int(file.name[:4]), statements))
-    return sorted(found)
+@cache
+def migrations(dialect: str) -> list[tuple[int, str]]:
+    """Return the numbers and texts of a dialect's migrations, in order."""
+    found = [file for file in (files(__name__) / dialect).iterdir() if re.match(r"\d{4}_", file.name)]
+    return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in found)
+
+
+def migration(number: int, schema: str) -> str:
+    """Return one of Postgres' migrations, which records itself."""
+    text = dict(migrations("postgres"))[number]
+    versions = f"{number}, {MAJOR}, {MINORS[number]}"
+    record = f"INSERT INTO {{schema}}.harness_schema (migration, major, minor) VALUES ({versions});\n"  # noqa: S608
+    return in_schema(f"{text}\n{record}", schema)
+
+
+def ddl(schema: str) -> str:
+    """Return all of Postgres' migrations, to be run in this order and once each."""
+    begin = in_schema("CREATE SCHEMA IF NOT EXISTS {schema};\n\n", schema)
+    scripts = [f"BEGIN;\n\n{migration(number, schema)}\nCOMMIT;\n" for number, _ in migrations("postgres")]
+    return (begin if schema != "public" else "") + "\n".join(scripts)
+
+
+def in_schema(text: str, name: str) -> str:
+    """Put the quoted name of a schema where `{schema}` stands."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    tag = "$body$"
+    while tag in name:
+        # A function's text ends where this comes again.
+        tag = f"${tag[1:-1]}_$"
+    return text.replace("$$", tag).replace("{schema}", quoted)

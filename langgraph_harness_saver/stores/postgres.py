@@ -1,0 +1,544 @@
+"""Checkpoints in a Postgres database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from langgraph_harness_saver.errors import HeadMovedError, InvalidConfigError, StoreError, StoreNotOpenError
+from langgraph_harness_saver.ids import id_key, id_of_key
+from langgraph_harness_saver.rows import (
+    Base,
+    Change,
+    CheckpointKey,
+    CheckpointRow,
+    Entry,
+    Family,
+    Page,
+    PartRow,
+    PutResult,
+    Query,
+    WriteRow,
+)
+from langgraph_harness_saver.search import searchable
+from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.batches import Batches, Call
+from langgraph_harness_saver.stores.postgres_pool import Pool, Statements
+from langgraph_harness_saver.stores.postgres_rows import (
+    columns,
+    decode,
+    encode,
+    page_of,
+    part_values,
+    put_values,
+    row_values,
+    stored_row,
+    thread_key,
+    write_of,
+    write_values,
+)
+from langgraph_harness_saver.stores.postgres_schema import Schema
+from langgraph_harness_saver.stores.postgres_url import ConnectOptions, parse
+
+logger = logging.getLogger(__name__)
+
+FLUSH_CALLS, FLUSH_BYTES = 256, 4 << 20
+REVISE_BYTES = 32 << 20
+"""How many bytes of parts a revision loads at a time, if it needs any."""
+SCAN_ROWS = 256
+"""How many rows are looked at together, at most, where SQL can't tell which of them match."""
+SWEEP_BATCH = 50
+PUT_COLUMNS, WRITE_COLUMNS = 18, 8
+HEAD_MOVED = 3
+"""What `harness_put` returns beside the numbers of `PutResult`."""
+
+
+class _Put(NamedTuple):
+    thread: str
+    values: tuple[Any, ...]
+    parts: Sequence[tuple[bytes, bytes]]
+
+
+class _Writes(NamedTuple):
+    thread: str
+    values: Sequence[tuple[Any, ...]]
+    parts: Sequence[tuple[bytes, bytes]]
+
+
+class _Again(Exception):  # noqa: N818
+    """What a revision was planned on is not there any more."""
+
+
+class _Missing(Exception):  # noqa: N818
+    """A plan has asked for a part that isn't loaded."""
+
+
+class _Parts(Mapping[bytes, bytes]):
+    """The parts of a thread, of which some are loaded."""
+
+    def __init__(self, sizes: Mapping[bytes, int]) -> None:
+        self.sizes = sizes
+        self.loaded: dict[bytes, bytes] = {}
+
+    def __getitem__(self, part_id: bytes) -> bytes:
+        if part_id in self.sizes and part_id not in self.loaded:
+            raise _Missing(part_id)
+        return self.loaded[part_id]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __contains__(self, part_id: object) -> bool:
+        return part_id in self.sizes
+
+    def next(self, wanted: bytes) -> list[bytes]:
+        """Name the parts to load next, the wanted one among them."""
+        chosen, size = [wanted], self.sizes[wanted]
+        for part_id, more in self.sizes.items():
+            if part_id not in self.loaded and part_id != wanted and size + more <= REVISE_BYTES:
+                chosen.append(part_id)
+                size += more
+        return chosen
+
+
+class PostgresStore(Store):
+    """Keeps rows in the tables of one schema, which any number of processes may use at once.
+
+    Calls that arrive while others are under way are sent together, in one statement and one transaction.
+    """
+
+    io: ClassVar[Literal["none", "blocking", "async"]] = "async"
+
+    def __init__(
+        self,
+        conn_string: str | ConnectOptions | None = None,
+        *,
+        pool: asyncpg.Pool[Any] | None = None,
+        schema: str | None = None,
+        create_schema: bool = True,
+        ttl_seconds: float | None = None,
+        pool_size: int = 10,
+        retry_seconds: float = 30.0,
+        prepared_statements: bool | None = None,
+    ) -> None:
+        """Connect to `conn_string`, or use `pool`, which is not closed.
+
+        Args:
+            conn_string: A URL, libpq's keywords and values, or what `parse` made of one.
+            pool: An asyncpg pool of the caller's: it works on the event loop that it was made on.
+            schema: Where the tables live; the first schema of the connection's search_path, if None.
+            create_schema: Whether to make what is missing.
+            ttl_seconds: Seconds after its last write at which a thread expires; None for never.
+            pool_size: How many connections there may be, over all event loops.
+            retry_seconds: For how long a call is tried again when the server goes away.
+            prepared_statements: Whether a connection is ours as long as we hold it; found out, if None.
+        """
+        if (conn_string is None) == (pool is None):
+            raise InvalidConfigError("a Postgres store takes a URL or an asyncpg pool, one of the two")
+        options = parse(conn_string) if isinstance(conn_string, str) else conn_string
+        self.ttl_seconds = ttl_seconds
+        self.where = "the given pool" if options is None else options.where
+        self._pool = Pool(options, pool, pool_size, retry_seconds)
+        self._given = pool
+        self._schema = Schema(schema, create=create_schema)
+        self._prepared_statements = prepared_statements
+        self._batches: dict[asyncio.AbstractEventLoop, Batches[_Put | _Writes]] = {}
+        self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._ready = False
+        self._closed = False
+
+    # --- opening and closing -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._closed:
+            raise StoreNotOpenError(f"the store of {self.where} is closed; make a new saver")
+        if not self._ready:
+            await self._open_once()
+
+    async def _open_once(self) -> None:
+        """Set up, together with whoever else asks for it on this loop; one who is cancelled harms nobody."""
+        loop = asyncio.get_running_loop()
+        opening = self._openings.get(loop)
+        if opening is None:
+            opening = self._openings[loop] = loop.create_task(self._pool.run(self._set_up, fresh=True))
+            opening.add_done_callback(self._opened)
+        await asyncio.shield(opening)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._openings = {loop: task for loop, task in self._openings.items() if task is not opening}
+        # Asking for the error, in case that all who waited for it have gone.
+        self._ready = self._ready or (not opening.cancelled() and opening.exception() is None)
+
+    async def _set_up(self, statements: Statements) -> None:
+        query = """
+            SELECT pg_backend_pid(), current_setting('default_transaction_isolation') = 'read committed',
+              current_setting('default_transaction_read_only') = 'on' AND NOT pg_is_in_recovery()
+        """
+        async with statements.transaction():
+            [(pid, plain, reads_only)] = await statements.fetch(query)
+        shared = self._prepared_statements is False or pid != statements.connection.get_server_pid()
+        if shared and self._given is not None and _caches(statements.connection):
+            raise InvalidConfigError(
+                "the given pool leads to the server through a proxy such as pgbouncer, where a prepared "
+                "statement may be another one's: make it with asyncpg.create_pool(…, statement_cache_size=0)"
+            )
+        if self._prepared_statements:
+            shared = False
+        if shared:
+            logger.info("%s is behind a proxy such as pgbouncer: no statement stays prepared", self.where)
+        if reads_only:
+            self._pool.kind = "READ COMMITTED, READ WRITE"
+        self._pool.explicit = shared or reads_only or not plain
+        self._pool.cached = not shared
+        await self._schema.prepare(statements)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._pool.close()
+
+    def let_go(self) -> None:
+        self._closed = True
+        self._pool.let_go()
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        row: CheckpointRow,
+        parts: Sequence[PartRow] = (),
+        *,
+        base: Base | None = None,
+        head: str | Unconditional | None = ANY_HEAD,
+    ) -> PutResult:
+        values = put_values(row, base, head)
+        payload = _Put(values[0], values, [part_values(part) for part in parts])
+        size = len(row.body) + len(row.metadata) + sum(len(data) for _, data in payload.parts)
+        status, actual = await self._submit(payload, size)
+        if status == HEAD_MOVED:
+            expected = None if isinstance(head, Unconditional) else head
+            raise HeadMovedError(expected, None if actual is None else id_of_key(actual))
+        return PutResult(status)
+
+    async def put_writes(
+        self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
+    ) -> None:
+        payload = _Writes(
+            thread_key(key.thread_id),
+            [write_values(key, write) for write in writes],
+            [part_values(part) for part in parts],
+        )
+        size = sum(len(write.body) for write in writes) + sum(len(data) for _, data in payload.parts)
+        if writes:
+            await self._submit(payload, size)
+
+    async def _submit(self, payload: _Put | _Writes, size: int) -> Any:
+        await self.open()
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
+        if batches is None:
+            batches = await self._begin(loop)
+        return await batches.submit(payload, size, self._pool.retry_seconds)
+
+    async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[_Put | _Writes]:
+        batches: Batches[_Put | _Writes] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES)
+        self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
+        self._batches[loop] = batches
+        (await self._pool.lane()).finish.append(batches.finish)
+        return batches
+
+    async def _flush(self, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
+        """Send calls in one statement; return those to be sent again."""
+        if self.ttl_seconds is not None:
+            # In one order everywhere, for each locks its thread.
+            calls = sorted(calls, key=lambda call: call.payload.thread)
+        deadline = max(call.deadline for call in calls)
+        try:
+            rows = await self._pool.attempt(self._sending([call.payload for call in calls]), deadline)
+        except StoreError as error:
+            return await self._after(error, calls)
+        refused = {row[0]: (row[1], row[2]) for row in rows}
+        number = 0
+        for call in calls:
+            if isinstance(call.payload, _Put):
+                number += 1
+                call.resolve(refused.get(number, (PutResult.STORED, None)))
+            else:
+                call.resolve(None)
+        return ()
+
+    async def _after(self, error: StoreError, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
+        """Decide what becomes of calls that failed together."""
+        again = [call for call in calls if self._pool.is_worth_another(error, call.deadline)]
+        if again or len(calls) == 1 or self._pool.is_at_fault(error):
+            for call in calls:
+                if call not in again:
+                    call.fail(error)
+            return again
+        left: list[Call[Any]] = []
+        for call in calls:
+            # One of them is at fault; the others are not to suffer for it.
+            left += await self._flush([call])
+        return left
+
+    def _sending(self, payloads: Sequence[_Put | _Writes]) -> Callable[[Statements], Awaitable[list[Any]]]:
+        puts = [payload for payload in payloads if isinstance(payload, _Put)]
+        writes = [payload for payload in payloads if isinstance(payload, _Writes)]
+        now = (self.clock(), self.ttl_seconds)
+        values: tuple[Any, ...]
+        if len(payloads) == 1 and not payloads[0].parts and (puts or len(writes[0].values) == 1):
+            # A lone call is spared the arrays.
+            name, values = ("put_one", puts[0].values) if puts else ("put_write", writes[0].values[0])
+            values = (*now, *values)
+        elif not writes:
+            name, values = "put", (*now, *_put_columns(puts))
+        elif not puts:
+            name, values = "put_writes", (*now, *_write_columns(writes))
+        else:
+            name, values = "put_both", (*now, *_put_columns(puts), *_write_columns(writes))
+        query = self._schema.sql[name]
+        return lambda statements: statements.fetch(query, *values)
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str | None,
+        known: Known,
+        guess: Base | None = None,
+    ) -> Page:
+        await self.open()
+        values = (
+            self.clock(),
+            thread_key(thread_id),
+            encode(checkpoint_ns),
+            None if checkpoint_id is None else id_key(checkpoint_id),
+            None if guess is None else id_key(guess.key.checkpoint_id),
+            None if guess is None else guess.rev,
+        )
+        return page_of(await self._fetch("get", *values))
+
+    async def scan(self, query: Query, size: int, known: Known) -> Page:
+        await self.open()
+        pages: list[Page] = []
+        found: list[Entry] = []
+        after, wanted = query.after, size
+        while len(found) < size:
+            page = page_of(await self._fetch("scan", *self._scan_values(query, after, wanted)))
+            pages.append(page)
+            found += [e for e in page.entries if query.matches is None or query.matches(e.row.metadata)]
+            if len(page.entries) < wanted:
+                break
+            after = page.entries[-1].row.key
+            wanted = min(2 * wanted, SCAN_ROWS)
+        found = found[:size]
+        support: dict[CheckpointKey, bytes] = {}
+        parts: dict[bytes, bytes] = {}
+        chosen = {entry.row.key for entry in found}
+        for page in pages:
+            support.update(page.support)
+            parts.update(page.parts)
+            # One that doesn't match may be needed to read one that does.
+            support.update((e.row.key, e.row.body) for e in page.entries if e.row.key not in chosen)
+        return Page(found, support, parts)
+
+    def _scan_values(self, query: Query, after: CheckpointKey | None, size: int) -> tuple[Any, ...]:
+        return (
+            self.clock(),
+            size,
+            None if query.thread_id is None else thread_key(query.thread_id),
+            None if query.checkpoint_ns is None else encode(query.checkpoint_ns),
+            None if query.checkpoint_id is None else id_key(query.checkpoint_id),
+            None if query.before is None else id_key(query.before),
+            after and id_key(after.checkpoint_id),
+            after and encode(after.thread_id),
+            after and encode(after.checkpoint_ns),
+            None if query.filter is None else searchable(query.filter),
+        )
+
+    async def _fetch(self, name: str, *values: Any) -> list[Any]:
+        query = self._schema.sql[name]
+        return await self._pool.run(lambda statements: statements.fetch(query, *values))
+
+    async def load(self, thread_id: str) -> Family:
+        await self.open()
+
+        async def work(statements: Statements) -> Family:
+            async with statements.transaction("REPEATABLE READ, READ ONLY"):
+                if await statements.first(self._sql("is_expired"), thread_key(thread_id), self.clock()):
+                    return Family({}, {}, {})
+                family = await self._family(statements, thread_id, lock=False)
+                parts = family.parts
+                assert isinstance(parts, _Parts)
+                await self._load_parts(statements, thread_id, parts, list(parts))
+                return Family(family.rows, family.writes, parts.loaded)
+
+        return await self._pool.run(work)
+
+    def _sql(self, name: str) -> str:
+        return self._schema.sql[name]
+
+    async def _family(self, statements: Statements, thread_id: str, *, lock: bool) -> Family:
+        suffix = "_locked" if lock else ""
+        thread = thread_key(thread_id)
+        items = await statements.fetch(self._sql(f"rows{suffix}"), thread)
+        rows = {row.key: row for row in (stored_row(item, thread_id) for item in items)}
+        sizes = await statements.fetch(self._sql(f"part_sizes{suffix}"), thread)
+        writes: dict[CheckpointKey, list[WriteRow]] = {}
+        for item in await statements.fetch(self._sql("writes"), thread):
+            key = CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
+            write = write_of(item, item["call"], item["task_id"], item["task_path"])
+            writes.setdefault(key, []).append(write)
+        return Family(rows, writes, _Parts({size["part_id"]: size["size"] for size in sizes}))
+
+    async def _load_parts(
+        self, statements: Statements, thread_id: str, parts: _Parts, wanted: Sequence[bytes]
+    ) -> None:
+        rows = await statements.fetch(self._sql("parts"), thread_key(thread_id), list(wanted))
+        parts.loaded.update((row["part_id"], row["data"]) for row in rows)
+
+    # --- changing ----------------------------------------------------------------------------------
+
+    async def revise(self, thread_id: str, plan: Plan) -> None:
+        await self.open()
+
+        async def work(statements: Statements) -> None:
+            async with statements.transaction():
+                await statements.fetch(self._sql("begin_revision"), thread_key(thread_id), self.clock())
+                family = await self._locked_family(statements, thread_id)
+                change = await self._plan(statements, thread_id, plan, family)
+                await self._apply(statements, thread_id, family, change)
+
+        while True:
+            try:
+                await self._pool.run(work)
+            except _Again:
+                continue
+            return
+
+    async def _locked_family(self, statements: Statements, thread_id: str) -> Family:
+        """Read a thread when nothing can be added that leans on it.
+
+        Whoever stores a row holds its base; so once all rows are locked, and no more have come while they
+        were being locked, none will come that leans on one of them.
+        """
+        while True:
+            family = await self._family(statements, thread_id, lock=True)
+            keys = await statements.fetch(self._sql("keys_locked"), thread_key(thread_id))
+            found = {(encode(key.checkpoint_ns), id_key(key.checkpoint_id)) for key in family.rows}
+            if all((row["checkpoint_ns"], row["checkpoint_id"]) in found for row in keys):
+                return family
+
+    async def _plan(self, statements: Statements, thread_id: str, plan: Plan, family: Family) -> Change:
+        parts = family.parts
+        assert isinstance(parts, _Parts)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                # It takes its time where a thread is long.
+                return await loop.run_in_executor(None, plan, family)
+            except _Missing as missing:
+                await self._load_parts(statements, thread_id, parts, parts.next(missing.args[0]))
+
+    async def _apply(self, statements: Statements, thread_id: str, family: Family, change: Change) -> None:
+        thread = thread_key(thread_id)
+        touches = change.renews or not (family.rows or family.writes)
+        await self._drop(statements, thread, "drop_checkpoints", change.deletes)
+        await self._drop(statements, thread, "drop_writes", change.writes)
+        for name, known in (("set_checkpoints", True), ("add_checkpoints", False)):
+            rows = [row_values(row) for row in change.rows if (row.key in family.rows) == known]
+            done = await self._in_pieces(statements, name, rows)
+            if not known and done < len(rows):
+                raise _Again
+        await self._add(statements, thread, change)
+        if change.drop_parts:
+            await statements.fetch(self._sql("drop_parts"), thread, list(change.drop_parts))
+        if await statements.first(self._sql("is_empty"), thread):
+            await statements.fetch(self._sql("drop_parts"), thread, list(family.parts))
+            await statements.fetch(self._sql("drop_thread"), thread)
+        elif self.ttl_seconds is not None and touches:
+            await statements.fetch(self._sql("renew_thread"), thread, self.clock() + self.ttl_seconds)
+
+    async def _drop(
+        self, statements: Statements, thread: str, name: str, keys: Iterable[CheckpointKey]
+    ) -> None:
+        pairs = [(encode(key.checkpoint_ns), id_key(key.checkpoint_id)) for key in keys]
+        if pairs:
+            await statements.fetch(self._sql(name), thread, *columns(pairs, 2))
+
+    async def _in_pieces(self, statements: Statements, name: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Run a statement on rows, whose last column is the long one; return how many rows it gave."""
+        done = 0
+        for piece in _pieces(rows):
+            done += len(await statements.fetch(self._sql(name), *columns(piece, 0)))
+        return done
+
+    async def _add(self, statements: Statements, thread: str, change: Change) -> None:
+        """Add writes and parts."""
+        writes = [write_values(key, write) for key, some in change.writes.items() for write in some]
+        parts = [part_values(part) for part in change.parts]
+        flushes = [_Writes(thread, piece, ()) for piece in _pieces(writes)]
+        flushes += [_Writes(thread, (), piece) for piece in _pieces(parts)]
+        for flush in flushes:
+            await statements.fetch(self._sql("put_writes"), self.clock(), None, *_write_columns([flush]))
+
+    async def delete_thread(self, thread_id: str) -> int:
+        await self.open()
+        rows = await self._fetch("delete_thread", self.clock(), thread_key(thread_id))
+        return int(rows[0][0])
+
+    async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
+        await self.open()
+        rows = await self._fetch("threads_of_runs", self.clock(), [id_key(run_id) for run_id in run_ids])
+        return [decode(row["thread_id"]) for row in rows]
+
+    async def sweep(self) -> int:
+        await self.open()
+        swept, last = 0, str(UUID(int=0))
+        while True:
+            rows = await self._fetch("sweep", self.clock(), last, SWEEP_BATCH)
+            swept += len(rows)
+            if len(rows) < SWEEP_BATCH:
+                return swept
+            last = rows[-1][0]
+
+
+def _put_columns(puts: Sequence[_Put]) -> list[Any]:
+    parts = [(number, *part) for number, put in enumerate(puts, 1) for part in put.parts]
+    return [*columns([put.values for put in puts], PUT_COLUMNS), *columns(parts, 3)]
+
+
+def _write_columns(writes: Sequence[_Writes]) -> list[Any]:
+    parts = [(some.thread, *part) for some in writes for part in some.parts]
+    values = [values for some in writes for values in some.values]
+    return [*columns(values, WRITE_COLUMNS), *columns(parts, 3)]
+
+
+def _pieces(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Split rows, whose last column is the long one, so that no statement is too long."""
+    piece: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        piece.append(row)
+        size += len(row[-1])
+        if len(piece) == FLUSH_CALLS or size > FLUSH_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _caches(connection: Any) -> bool:
+    """Tell whether a connection keeps prepared statements, which asyncpg doesn't say in public."""
+    config = getattr(connection, "_config", None)
+    return bool(getattr(config, "statement_cache_size", 1))

@@ -1,0 +1,237 @@
+"""Rows as Postgres holds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from langgraph_harness_saver.ids import id_key, id_of_key, pack_id
+from langgraph_harness_saver.rows import (
+    Base,
+    CheckpointKey,
+    CheckpointRow,
+    Entry,
+    Kind,
+    Page,
+    PartRow,
+    Span,
+    WriteRow,
+)
+from langgraph_harness_saver.search import searchable_metadata
+from langgraph_harness_saver.stores.base import Unconditional
+
+_HEX = re.compile(r"\\x([0-9a-f]*)")
+ROW, SUPPORT, WRITE, PART = range(4)
+"""What an item is that the reading functions return."""
+
+
+def encode(text: str) -> bytes:
+    """Return a text as bytes: Postgres' own has no NUL and no lone surrogates."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """Undo `encode`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def is_uuid(thread_id: str) -> bool:
+    """Tell whether a thread is stored under its own id; version 8 is for hashes of the others."""
+    return isinstance(pack_id(thread_id), bytes) and thread_id[14] != "8"
+
+
+@lru_cache(4096)
+def thread_key(thread_id: str) -> str:
+    """Return the UUID that a thread is stored under: its id, or a hash of that (RFC 9562, version 8)."""
+    if is_uuid(thread_id):
+        return thread_id
+    number = int.from_bytes(blake2b(encode(thread_id), digest_size=16, person=b"thread").digest(), "big")
+    number = number & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62
+    h = f"{number:032x}"
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def thread_name(thread_id: str) -> bytes | None:
+    """Return what has to be stored beside `thread_key` to know a thread's id again."""
+    return None if is_uuid(thread_id) else encode(thread_id)
+
+
+def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional | None) -> tuple[Any, ...]:
+    """Return what `harness_put` takes of one call."""
+    key, parent_id, run_id = row.key, row.parent_id, row.run_id
+    since, reach = _pack_reach(row)
+    stands: tuple[Any, ...] = (None, None, None, None)
+    if base is not None:
+        stands = (
+            thread_key(base.key.thread_id),
+            encode(base.key.checkpoint_ns),
+            id_key(base.key.checkpoint_id),
+            base.rev,
+        )
+    return (
+        thread_key(key.thread_id),
+        encode(key.checkpoint_ns),
+        id_key(key.checkpoint_id),
+        None if parent_id is None else id_key(parent_id),
+        None if run_id is None else id_key(run_id),
+        row.rev,
+        since,
+        reach,
+        b"".join(row.parts) or None,
+        thread_name(key.thread_id),
+        searchable_metadata(row.metadata),
+        bytes(memoryview(row.metadata)),
+        bytes(memoryview(row.body)),
+        *stands,
+        None if isinstance(head, Unconditional) else b"" if head is None else id_key(head),
+    )
+
+
+def row_values(row: CheckpointRow) -> tuple[Any, ...]:
+    """Return a row's columns, in the order of the queries `add_checkpoints` and `set_checkpoints`."""
+    thread, ns, id_, parent, run, rev, since, reach, parts, name, search, metadata, body = put_values(
+        row, None, None
+    )[:13]
+    return (
+        rev,
+        int(row.kind),
+        thread,
+        ns,
+        id_,
+        parent,
+        run,
+        since,
+        reach,
+        parts,
+        name,
+        search,
+        metadata,
+        body,
+    )
+
+
+def write_values(key: CheckpointKey, write: WriteRow) -> tuple[Any, ...]:
+    """Return what `harness_put_writes` takes of one write."""
+    body = bytes(memoryview(write.body))
+    return (
+        thread_key(key.thread_id),
+        encode(key.checkpoint_ns),
+        id_key(key.checkpoint_id),
+        id_key(write.task_id),
+        write.call or _call(write.task_path, body),
+        encode(write.task_path) or None,
+        b"".join(write.parts) or None,
+        body,
+    )
+
+
+def part_values(part: PartRow) -> tuple[bytes, bytes]:
+    """Return the id and the bytes of a part."""
+    return bytes(memoryview(part.part_id)), bytes(memoryview(part.data))
+
+
+def columns(values: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
+    """Turn rows into columns."""
+    return [*zip(*values, strict=True)] if values else [()] * width
+
+
+def page_of(items: Sequence[Any]) -> Page:
+    """Put together what the reading functions return."""
+    rows: list[CheckpointRow] = []
+    writes: dict[CheckpointKey, list[WriteRow]] = {}
+    support: dict[CheckpointKey, bytes] = {}
+    parts: dict[bytes, bytes] = {}
+    for item in items:
+        what = item["what"]
+        if what == PART:
+            parts[item["task"]] = item["body"]
+            continue
+        key = _key(item)
+        if what == ROW:
+            rows.append(_row(item, key))
+            writes[key] = []
+        elif what == SUPPORT:
+            support[key] = item["body"]
+        else:
+            writes[key].append(write_of(item, item["number"], item["task"], item["note"]))
+    return Page([Entry(row, tuple(writes[row.key])) for row in rows], support, parts)
+
+
+def write_of(item: Mapping[str, Any], call: int, task_id: bytes, path: bytes | None) -> WriteRow:
+    """Return a write that was stored."""
+    return WriteRow(
+        id_of_key(task_id), decode(path or b""), min(call, 0), item["body"], _split(item["parts"])
+    )
+
+
+def stored_row(item: Mapping[str, Any], thread_id: str) -> CheckpointRow:
+    """Return a row of the table of checkpoints."""
+    key = CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
+    return _made(item, key, item["rev"], item["metadata"])
+
+
+def _key(item: Mapping[str, Any]) -> CheckpointKey:
+    return CheckpointKey(
+        decode(item["thread_id"]), decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"])
+    )
+
+
+def _row(item: Mapping[str, Any], key: CheckpointKey) -> CheckpointRow:
+    return _made(item, key, item["number"], item["note"])
+
+
+def _made(item: Mapping[str, Any], key: CheckpointKey, rev: int, metadata: bytes | None) -> CheckpointRow:
+    parent_id, run_id = item["parent_id"], item["run_id"]
+    return CheckpointRow(
+        key,
+        None if parent_id is None else id_of_key(parent_id),
+        item["body"] or b"",
+        metadata or b"",
+        rev,
+        _unpack_reach(key, item["since"], item["reach"]),
+        _split(item["parts"]),
+        None if run_id is None else id_of_key(run_id),
+        Kind(item["kind"]),
+    )
+
+
+def _call(task_path: str, body: bytes) -> int:
+    """Return what tells one call's regular writes from another's: 63 bits, and never 0."""
+    hashed = blake2b(encode(task_path) + b"\x00" + body, digest_size=8, person=b"call")
+    return int.from_bytes(hashed.digest(), "big") >> 1 or 1
+
+
+def _split(parts: bytes | None) -> tuple[bytes, ...]:
+    return tuple(parts[i : i + 16] for i in range(0, len(parts), 16)) if parts else ()
+
+
+def _array(items: Sequence[bytes]) -> str | None:
+    """Return a bytea[] as text, for which the driver needs to ask the server nothing."""
+    return "{" + ",".join(f'"\\\\x{item.hex()}"' for item in items) + "}" if items else None
+
+
+def _pack_reach(row: CheckpointRow) -> tuple[bytes | None, str | None]:
+    """Return where the span on the row's own line begins, and all other spans."""
+    since, others = None, []
+    for span in row.reach:
+        if span[:2] == row.key[:2] and span.last == row.key.checkpoint_id and since is None:
+            since = id_key(span.first)
+        else:
+            thread = bytes.fromhex(thread_key(span.thread_id).replace("-", ""))
+            ends = (id_key(span.first), id_key(span.last))
+            others += [thread, encode(span.thread_id), encode(span.checkpoint_ns), *ends]
+    return since, _array(others)
+
+
+def _unpack_reach(key: CheckpointKey, since: bytes | None, others: str | None) -> tuple[Span, ...]:
+    spans = []
+    if since is not None:
+        spans.append(Span(*key[:2], id_of_key(since), key.checkpoint_id))
+    items = [bytes.fromhex(digits) for digits in _HEX.findall(others or "")]
+    for at in range(0, len(items), 5):
+        _, thread_id, ns, first, last = items[at : at + 5]
+        spans.append(Span(decode(thread_id), decode(ns), id_of_key(first), id_of_key(last)))
+    return tuple(spans)

@@ -1,0 +1,132 @@
+-- name: put_one
+SELECT 1, status, head FROM {schema}.harness_put_one(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+)
+
+-- name: put_write
+SELECT 0, 0, NULL::bytea FROM {schema}.harness_put_write($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: put
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+
+-- name: put_writes
+SELECT 0, 0, NULL::bytea FROM {schema}.harness_put_writes($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
+-- name: put_both
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+UNION ALL
+SELECT 0, 0, NULL FROM {schema}.harness_put_writes($1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)
+
+-- name: get
+SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6)
+
+-- name: scan
+SELECT * FROM {schema}.harness_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: delete_thread
+SELECT {schema}.harness_delete($1, $2)
+
+-- name: threads_of_runs
+SELECT DISTINCT coalesce(c.thread_id, convert_to(c.thread::text, 'UTF8')) AS thread_id
+FROM {schema}.harness_checkpoint c
+WHERE c.run_id = ANY ($2::bytea[]) AND c.kind = 0
+  AND NOT EXISTS (SELECT FROM {schema}.harness_thread t WHERE t.thread = c.thread AND t.expires_at <= $1)
+
+-- name: sweep
+SELECT * FROM {schema}.harness_sweep($1, $2, $3)
+
+-- name: is_expired
+SELECT 1 FROM {schema}.harness_thread WHERE thread = $1::text::uuid AND expires_at <= $2
+
+-- name: rows
+SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
+FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid
+
+-- name: rows_locked
+SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
+FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
+
+-- name: keys_locked
+SELECT checkpoint_ns, checkpoint_id FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
+
+-- name: writes
+SELECT checkpoint_ns, checkpoint_id, task_id, task_path, call, parts, body
+FROM {schema}.harness_write WHERE thread = $1::text::uuid ORDER BY arrival
+
+-- name: part_sizes
+SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part WHERE thread = $1::text::uuid
+
+-- name: part_sizes_locked
+SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part WHERE thread = $1::text::uuid FOR UPDATE
+
+-- name: parts
+SELECT part_id, data FROM {schema}.harness_part WHERE thread = $1::text::uuid AND part_id = ANY ($2::bytea[])
+
+-- name: begin_revision
+SELECT set_config('enable_seqscan', 'off', true), pg_advisory_xact_lock(hashtextextended($1, 1)),
+  {schema}.harness_enter($1::text::uuid, $2, true)
+
+-- name: drop_checkpoints
+WITH k AS (SELECT * FROM unnest($2::bytea[], $3::bytea[]) AS u(checkpoint_ns, checkpoint_id)),
+w AS (
+  DELETE FROM {schema}.harness_write w USING k
+  WHERE w.thread = $1::text::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+)
+DELETE FROM {schema}.harness_checkpoint c USING k
+WHERE c.thread = $1::text::uuid AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+
+-- name: drop_writes
+DELETE FROM {schema}.harness_write w USING unnest($2::bytea[], $3::bytea[]) AS k(checkpoint_ns, checkpoint_id)
+WHERE w.thread = $1::text::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+
+-- name: set_checkpoints
+UPDATE {schema}.harness_checkpoint c
+SET rev = u.rev, kind = u.kind, parent_id = u.parent_id, run_id = u.run_id, since = u.since,
+  reach = u.reach, parts = u.parts, thread_id = u.thread_id, search = u.search::jsonb,
+  metadata = u.metadata, body = u.body
+FROM unnest(
+  $1::bigint[], $2::smallint[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::text[],
+  $10::bytea[], $11::bytea[], $12::text[], $13::bytea[], $14::bytea[]
+) AS u(
+  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
+  body
+)
+WHERE c.thread = u.thread::uuid AND c.checkpoint_ns = u.checkpoint_ns AND c.checkpoint_id = u.checkpoint_id
+
+-- name: add_checkpoints
+INSERT INTO {schema}.harness_checkpoint (
+  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
+  body
+)
+SELECT u.rev, u.kind, u.thread::uuid, u.checkpoint_ns, u.checkpoint_id, u.parent_id, u.run_id, u.since,
+  u.reach, u.parts, u.thread_id, u.search::jsonb, u.metadata, u.body
+FROM unnest(
+  $1::bigint[], $2::smallint[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::text[],
+  $10::bytea[], $11::bytea[], $12::text[], $13::bytea[], $14::bytea[]
+) AS u(
+  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
+  body
+)
+ON CONFLICT DO NOTHING
+RETURNING 1
+
+-- name: drop_parts
+DELETE FROM {schema}.harness_part WHERE thread = $1::text::uuid AND part_id = ANY ($2::bytea[])
+
+-- name: is_empty
+SELECT NOT EXISTS (SELECT FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid)
+  AND NOT EXISTS (SELECT FROM {schema}.harness_write WHERE thread = $1::text::uuid)
+
+-- name: drop_thread
+DELETE FROM {schema}.harness_thread WHERE thread = $1::text::uuid
+
+-- name: has_thread
+SELECT 1 FROM {schema}.harness_thread WHERE thread = $1::text::uuid
+
+-- name: renew_thread
+INSERT INTO {schema}.harness_thread VALUES ($1::text::uuid, $2)
+ON CONFLICT (thread) DO UPDATE SET expires_at = EXCLUDED.expires_at
