@@ -9,9 +9,12 @@ from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.slots import Image
 
+LINE_IMAGES = 2
+"""What a thread goes on from is its latest checkpoint, or the one before while the next is under way."""
+
 
 class ImageCache(Forkable):
-    """Keeps the images used last, up to `max_bytes` of values in all.
+    """Keeps the images used last, up to `max_bytes` of values in all, and few of each thread and namespace.
 
     What it says may be out of date: a store compares an image's rev before anything is built on it.
     """
@@ -19,7 +22,7 @@ class ImageCache(Forkable):
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._images: OrderedDict[CheckpointKey, Image] = OrderedDict()
-        self._latest: dict[tuple[str, str], CheckpointKey] = {}
+        self._lines: dict[tuple[str, str], list[CheckpointKey]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -33,9 +36,9 @@ class ImageCache(Forkable):
             return image
 
     def latest(self, thread_id: str, checkpoint_ns: str) -> Image | None:
-        """Return the image with the greatest id of one thread and namespace."""
-        key = self._latest.get((thread_id, checkpoint_ns))
-        return self.get(key) if key else None
+        """Return the image that was added last for a thread and namespace."""
+        line = self._lines.get((thread_id, checkpoint_ns))
+        return self.get(line[-1]) if line else None
 
     def add(self, image: Image) -> None:
         """Keep an image, instead of an older one of the same checkpoint."""
@@ -45,9 +48,10 @@ class ImageCache(Forkable):
                 return
             self._images[image.key] = image
             self._bytes += image.size
-            latest = self._latest.get(image.key[:2])
-            if latest is None or latest.checkpoint_id < image.key.checkpoint_id:
-                self._latest[image.key[:2]] = image.key
+            line = self._lines.setdefault(image.key[:2], [])
+            line.append(image.key)
+            if len(line) > LINE_IMAGES:
+                self._remove(line[0])
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._images)))
 
@@ -60,7 +64,7 @@ class ImageCache(Forkable):
         """Forget everything."""
         with self._lock:
             self._images.clear()
-            self._latest.clear()
+            self._lines.clear()
             self._bytes = 0
 
     def after_fork(self) -> None:
@@ -70,6 +74,8 @@ class ImageCache(Forkable):
     def _remove(self, key: CheckpointKey) -> None:
         image = self._images.pop(key, None)
         if image is not None:
-            if self._latest.get(key[:2]) == key:
-                del self._latest[key[:2]]
+            line = self._lines[key[:2]]
+            line.remove(key)
+            if not line:
+                del self._lines[key[:2]]
             self._bytes -= image.size

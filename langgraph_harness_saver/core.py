@@ -242,7 +242,7 @@ class Core:
         image = reader.image(row)
         if not row.body:
             # The store has left out what the cache has.
-            row = replace(row, metadata=image.metadata)
+            row = row._replace(metadata=image.metadata)
         is_anchor = row.kind == Kind.ANCHOR
         writes = image.history if is_anchor else self.codec.merge_writes(entry.writes, row.key)
         return Stored(row, image, self.codec.unpack_metadata(row.metadata, row.key), writes, page.parts)
@@ -356,8 +356,7 @@ class Core:
             decoded = self._metadata_or_nothing(row)
             if "thread_id" in decoded:
                 metadata = self.codec.pack_metadata({**decoded, "thread_id": target}, target)
-        return replace(
-            row,
+        return row._replace(
             key=row.key._replace(thread_id=target),
             metadata=metadata,
             rev=revision(row.body, metadata, row.parent_id),

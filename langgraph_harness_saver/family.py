@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -263,7 +263,7 @@ class _Removal:
 
     def _replace(self, row: CheckpointRow, parent_id: str | None) -> None:
         rev = revision(row.body, row.metadata, parent_id)
-        self.rows[row.key] = replace(row, parent_id=parent_id, rev=rev)
+        self.rows[row.key] = row._replace(parent_id=parent_id, rev=rev)
 
     def _take(self, encoded: Encoded) -> None:
         self.rows[encoded.row.key] = encoded.row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 _UUID = re.compile(r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
@@ -20,6 +21,7 @@ def unpack_id(packed: Any) -> str:
     return _text(packed) if isinstance(packed, bytes) else str(packed)
 
 
+@lru_cache(1024)
 def id_key(text: str) -> bytes:
     """Return bytes that sort as the id's own UTF-8 does: 17 for a canonical UUID.
 

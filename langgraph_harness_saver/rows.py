@@ -51,8 +51,7 @@ class Kind(IntEnum):
     """Stands for deleted ancestors: readable by id, never listed, never the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointRow:
+class CheckpointRow(NamedTuple):
     """One checkpoint.
 
     `rev` identifies the contents (a digest of body, metadata and parent), `reach` covers every other
@@ -70,16 +69,14 @@ class CheckpointRow:
     kind: Kind = Kind.LIVE
 
 
-@dataclass(frozen=True, slots=True)
-class PartRow:
+class PartRow(NamedTuple):
     """A large value, stored apart from the row that names it; ids are unique within a family."""
 
     part_id: bytes
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRow:
+class WriteRow(NamedTuple):
     """What one `put_writes` call stored for one task: its regular writes, or one special write.
 
     `call` is the special write's negative index (`WRITES_IDX_MAP`), or 0 for regular writes. A special

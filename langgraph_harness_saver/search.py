@@ -11,6 +11,7 @@ import ormsgpack
 
 _UNFIT = re.compile("[\x00\x1a\ud800-\udfff]")
 """What `jsonb` has no form for, and the sign that stands for it here."""
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 MAX_BITS = 1024
 MAX_DEPTH = 64
 MAX_LENGTH = 8192
@@ -23,7 +24,7 @@ def searchable(value: Mapping[str, Any]) -> str | None:
     such JSON, so that everything is a candidate.
     """
     try:
-        text = json.dumps(_plain(value, MAX_DEPTH), ensure_ascii=False, separators=(",", ":"))
+        text = _encode(value if _is_plain(value) else _plain(value, MAX_DEPTH))
     except TypeError:
         return None
     return text if len(text) <= MAX_LENGTH else None
@@ -34,9 +35,27 @@ def searchable_metadata(data: bytes) -> str | None:
     if data[:1] != b"\x00":
         return None
     try:
-        return searchable(ormsgpack.unpackb(data[1:]))
+        value = ormsgpack.unpackb(data[1:])
     except ValueError:
         return None
+    return searchable(value) if isinstance(value, dict) else None
+
+
+def _is_plain(value: Mapping[str, Any]) -> bool:
+    """Tell whether nothing needs another form, as in most metadata."""
+    for name, item in value.items():
+        kind = type(item)
+        if type(name) is not str or not (name.isascii() and name.isprintable()):
+            return False
+        if kind is str:
+            if not (item.isascii() and item.isprintable()):
+                return False
+        elif kind is int:
+            if item.bit_length() > MAX_BITS:
+                return False
+        elif item is not None and kind is not bool and (kind is not dict or item):
+            return False
+    return True
 
 
 def _plain(value: Any, depth: int) -> Any:

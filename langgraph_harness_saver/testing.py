@@ -157,7 +157,7 @@ class _StoreTests:
 
     async def test_any_text_names_a_checkpoint(self, store: Store) -> None:
         rows = [
-            replace(_row(text), key=CheckpointKey(text, text, text), parent_id=text, run_id=text)
+            _row(text)._replace(key=CheckpointKey(text, text, text), parent_id=text, run_id=text)
             for text in ODD_IDS
         ]
         for row in rows:
@@ -169,7 +169,7 @@ class _StoreTests:
     async def test_any_text_names_a_task(self, store: Store) -> None:
         row = _row("1")
         await store.put(row)
-        writes = [replace(_write(text), task_path=text) for text in ODD_IDS]
+        writes = [_write(text)._replace(task_path=text) for text in ODD_IDS]
         await store.put_writes(row.key, writes)
         found = await _get(store, "t")
         assert found is not None
@@ -193,7 +193,7 @@ class _StoreTests:
 
     async def test_namespaces_and_threads_are_apart(self, store: Store) -> None:
         keys = [CheckpointKey(*names) for names in itertools.product(("t", "T", "t:"), ("", "a", "a|b"), "1")]
-        rows = [replace(_row("1"), key=key, body=repr(key).encode()) for key in keys]
+        rows = [_row("1")._replace(key=key, body=repr(key).encode()) for key in keys]
         for row in rows:
             assert await store.put(row) == PutResult.STORED
             await store.put_writes(row.key, [_write(body=row.body)])
@@ -228,7 +228,7 @@ class _StoreTests:
             there = _row("1", kind=kind)
             await _revise(store, rows=[there])
             assert await store.put(_row("1", body=b"other")) == PutResult.OCCUPIED
-            assert await store.put(replace(there, kind=Kind.LIVE)) == PutResult.OCCUPIED
+            assert await store.put(there._replace(kind=Kind.LIVE)) == PutResult.OCCUPIED
             assert (await store.load("t")).rows == {there.key: there}
 
     async def test_a_put_needs_its_base_unchanged(self, store: Store) -> None:
@@ -333,7 +333,7 @@ class _StoreTests:
         writes = [
             _write(),
             _write("other task"),
-            replace(_write(), task_path="other path"),
+            _write()._replace(task_path="other path"),
             _write(body=b"other body"),
         ]
         await store.put(_row("1"))
@@ -348,7 +348,7 @@ class _StoreTests:
         kept = [_write(), _write(call=-2), _write("other", call=-1)]
         await store.put_writes(_key("1"), [*kept, _write(call=-1, body=b"old")])
         await store.put_writes(_key("1"), [_write(call=-1, body=b"newer")])
-        last = replace(_write(call=-1, body=b"newest"), task_path="other path")
+        last = _write(call=-1, body=b"newest")._replace(task_path="other path")
         await store.put_writes(_key("1"), [last])
         found = await _get(store, "t")
         assert found is not None
@@ -597,7 +597,7 @@ class _StoreTests:
         assert await _get(store, "t", "1") == Entry(changed, (_write(),))
         assert await _get(store, "t", ns="new") == Entry(added, ())
         assert await _ids(store) == ["3", "2"]
-        again = replace(changed, kind=Kind.LIVE)
+        again = changed._replace(kind=Kind.LIVE)
         await _revise(store, rows=[again])
         assert await _ids(store) == ["3", "2", "1"]
 
@@ -872,7 +872,7 @@ class _StoreTests:
         def plan(family: Family) -> Change:
             row = family.rows[_key("1")]
             count = int(row.body) + 1
-            return Change(rows=[replace(row, body=b"%d" % count, rev=count)])
+            return Change(rows=[row._replace(body=b"%d" % count, rev=count)])
 
         async with self._other(store) as other:
             await asyncio.gather(*((store, other)[n % 2].revise("t", plan) for n in range(40)))
@@ -957,7 +957,7 @@ class _StoreTests:
             )
             await store.put(row, parts[:number])
             rows.append(row)
-        hidden = replace(rows[1], kind=Kind.HIDDEN, parts=())
+        hidden = rows[1]._replace(kind=Kind.HIDDEN, parts=())
         beside = _row("3", ns="beside", reach=(Span("t", "", "2", "3"), Span("t", "beside", "3", "3")))
         rows[1] = hidden
         await _revise(store, rows=[hidden])
@@ -969,7 +969,7 @@ class _StoreTests:
         threads, spaces = ("t", "T", "t\x00", "\ue000", "\U0001f600"), ("", "a|b", "\x00", "é")
         keys = [CheckpointKey(*names) for names in itertools.product(threads, spaces, ids)]
         for key in sorted(keys, key=lambda key: blake2b(repr(key).encode()).digest()):
-            await store.put(replace(_row("1"), key=key, metadata=b"%d" % len(key.checkpoint_id)))
+            await store.put(_row("1")._replace(key=key, metadata=b"%d" % len(key.checkpoint_id)))
         hidden = [_row(id_, kind=kind) for id_, kind in (("h", Kind.HIDDEN), ("n", Kind.ANCHOR))]
         await _revise(store, rows=hidden)
         await store.put_writes(_key("early"), [_write()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID, uuid4
@@ -94,7 +94,7 @@ class Line:
     def image(self, checkpoint_id: str, changed: dict[str, bytes] | None = None) -> Image:
         row = self.encoded[checkpoint_id].row
         body = (changed or {}).get(checkpoint_id, row.body)
-        return Reader(self.codec, self.page(changed)).image(replace(row, body=body))
+        return Reader(self.codec, self.page(changed)).image(row._replace(body=body))
 
     def read(self, checkpoint_id: str, changed: dict[str, bytes] | None = None) -> dict[str, Any]:
         image = self.image(checkpoint_id, changed)
@@ -739,7 +739,7 @@ def test_damaged_writes_and_metadata_are_errors():
         body = bytearray(row.body)
         body[position] ^= 0xFF
         with pytest.raises((CorruptCheckpointError, SchemaError)):
-            codec.merge_writes([replace(row, body=bytes(body))], key_of("1"))
+            codec.merge_writes([row._replace(body=bytes(body))], key_of("1"))
     assert codec.merge_writes([row], key_of("1")) == expected
     with pytest.raises(CorruptCheckpointError):
         codec.unpack_metadata(b"\x00\xc1")

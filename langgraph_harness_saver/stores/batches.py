@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+MAX_FLIGHTS = 2
+"""With two, the database works on one while this process makes the next."""
 
 
 class Pauses:
@@ -52,48 +54,60 @@ Flush = Callable[[Sequence[Call[T]]], Awaitable[Sequence[Call[T]]]]
 
 
 class Batches(Generic[T]):
-    """The calls of one event loop. A lone call leaves at once."""
+    """The calls of one event loop.
 
-    def __init__(self, flush: Flush[T], max_calls: int, max_bytes: int) -> None:
+    A lone call leaves at once. While calls are under way others wait for them to return, and then leave
+    together; or, once there are `enough` of them, while the first are still under way.
+    """
+
+    def __init__(self, flush: Flush[T], max_calls: int, max_bytes: int, enough: int) -> None:
         self._flush = flush
         self._max_calls = max_calls
         self._max_bytes = max_bytes
+        self._enough = enough
         self._queue: deque[Call[T]] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._leads = False
+        self._flights: set[asyncio.Task[None]] = set()
+        self._leads = 0
 
     async def submit(self, payload: T, size: int, seconds: float) -> Any:
         """Return what becomes of a payload, which is tried for so many seconds."""
         loop = asyncio.get_running_loop()
         call = Call(payload, size, loop.time() + seconds, loop.create_future())
-        if self._task is None and not self._leads:
+        if not self._flights and not self._leads:
             await self._lead(call)
         else:
             self._queue.append(call)
+            if len(self._queue) >= self._enough:
+                self._take_off()
         return await call.future
 
     async def _lead(self, call: Call[T]) -> None:
         """Send a call that found nothing under way, in its own caller's task."""
-        self._leads = True
+        self._leads = 1
         try:
             self._queue.extend(await self._flush([call]))
         finally:
-            self._leads = False
+            self._leads = 0
             if self._queue:
-                self._task = asyncio.get_running_loop().create_task(self._drain())
+                self._take_off()
+
+    def _take_off(self) -> None:
+        if len(self._flights) + self._leads < MAX_FLIGHTS:
+            flight = asyncio.get_running_loop().create_task(self._fly())
+            self._flights.add(flight)
 
     async def finish(self) -> None:
         """Wait until everything has been sent."""
         while self._leads:  # noqa: ASYNC110
             await asyncio.sleep(FIRST_PAUSE)
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        while self._flights:
+            await asyncio.wait(self._flights)
 
-    async def _drain(self) -> None:
+    async def _fly(self) -> None:
         calls: Sequence[Call[T]] = ()
         pauses = Pauses()
         try:
-            while self._queue:
+            while self._queue and (len(self._flights) == 1 or len(self._queue) >= self._enough):
                 calls = self._take()
                 again = await self._flush(calls) if calls else ()
                 self._queue.extendleft(reversed(again))
@@ -107,7 +121,8 @@ class Batches(Generic[T]):
         except Exception as error:
             self._abandon(calls, error)
         finally:
-            self._task = None
+            # At once: the other one leaves what is queued to this one, or it takes it.
+            self._flights.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _take(self) -> Sequence[Call[T]]:
         calls: list[Call[T]] = []

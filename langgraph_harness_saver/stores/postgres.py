@@ -48,6 +48,8 @@ from langgraph_harness_saver.stores.postgres_url import ConnectOptions, parse
 logger = logging.getLogger(__name__)
 
 FLUSH_CALLS, FLUSH_BYTES = 256, 4 << 20
+ENOUGH_CALLS = 16
+"""How many calls need not wait for others that are under way."""
 REVISE_BYTES = 32 << 20
 """How many bytes of parts a revision loads at a time, if it needs any."""
 SCAN_ROWS = 256
@@ -249,7 +251,7 @@ class PostgresStore(Store):
         return await batches.submit(payload, size, self._pool.retry_seconds)
 
     async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[_Put | _Writes]:
-        batches: Batches[_Put | _Writes] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES)
+        batches: Batches[_Put | _Writes] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, ENOUGH_CALLS)
         self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
         self._batches[loop] = batches
         (await self._pool.lane()).finish.append(batches.finish)

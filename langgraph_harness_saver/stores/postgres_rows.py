@@ -54,25 +54,20 @@ def thread_key(thread_id: str) -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-def thread_name(thread_id: str) -> bytes | None:
-    """Return what has to be stored beside `thread_key` to know a thread's id again."""
-    return None if is_uuid(thread_id) else encode(thread_id)
-
-
 def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional | None) -> tuple[Any, ...]:
     """Return what `harness_put` takes of one call."""
     key, parent_id, run_id = row.key, row.parent_id, row.run_id
+    thread = thread_key(key.thread_id)
     since, reach = _pack_reach(row)
     stands: tuple[Any, ...] = (None, None, None, None)
     if base is not None:
-        stands = (
-            thread_key(base.key.thread_id),
-            encode(base.key.checkpoint_ns),
-            id_key(base.key.checkpoint_id),
-            base.rev,
-        )
+        # Without a thread it is on the row's own line.
+        line: tuple[str | None, bytes | None] = (None, None)
+        if base.key[:2] != key[:2]:
+            line = (thread_key(base.key.thread_id), encode(base.key.checkpoint_ns))
+        stands = (*line, id_key(base.key.checkpoint_id), base.rev)
     return (
-        thread_key(key.thread_id),
+        thread,
         encode(key.checkpoint_ns),
         id_key(key.checkpoint_id),
         None if parent_id is None else id_key(parent_id),
@@ -81,7 +76,8 @@ def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional 
         since,
         reach,
         b"".join(row.parts) or None,
-        thread_name(key.thread_id),
+        # What it takes to know the thread's id again.
+        None if thread == key.thread_id else encode(key.thread_id),
         searchable_metadata(row.metadata),
         bytes(memoryview(row.metadata)),
         bytes(memoryview(row.body)),
@@ -133,9 +129,12 @@ def part_values(part: PartRow) -> tuple[bytes, bytes]:
     return bytes(memoryview(part.part_id)), bytes(memoryview(part.data))
 
 
-def columns(values: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
-    """Turn rows into columns."""
-    return [*zip(*values, strict=True)] if values else [()] * width
+def columns(values: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any] | None]:
+    """Turn rows into columns; None for an empty one, which spares the driver a look at each item."""
+    if not values:
+        return [()] * width
+    nulls = (None,) * len(values)
+    return [None if column == nulls else column for column in zip(*values, strict=True)]
 
 
 def page_of(items: Sequence[Any]) -> Page:

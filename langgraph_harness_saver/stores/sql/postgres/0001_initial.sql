@@ -124,7 +124,7 @@ BEGIN
 END $$;
 
 -- Stores one checkpoint; returns 0, or why it is refused: 1 the base is gone, 2 another stands there, 3 the head is
--- another one, `head`. a_head: null for any, empty for none.
+-- another one, `head`. a_head: null for any, empty for none. The base is on the same line, unless a_base_thread is given.
 CREATE FUNCTION {schema}.harness_put_one(
   a_now double precision, a_ttl double precision,
   a_thread text, a_ns bytea, a_id bytea, a_parent bytea, a_run bytea, a_rev bigint, a_since bytea, a_reach text,
@@ -135,7 +135,8 @@ CREATE FUNCTION {schema}.harness_put_one(
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
   which uuid := a_thread::uuid;
-  base_thread uuid := a_base_thread::uuid;
+  base_thread uuid := coalesce(a_base_thread, a_thread)::uuid;
+  base_ns bytea := coalesce(a_base_ns, a_ns);
   found_kind smallint;
   found_rev bigint;
 BEGIN
@@ -155,7 +156,7 @@ BEGIN
   END IF;
   IF status = 0 AND a_base_id IS NOT NULL THEN
     PERFORM 1 FROM {schema}.harness_checkpoint b
-    WHERE b.thread = base_thread AND b.checkpoint_ns = a_base_ns AND b.checkpoint_id = a_base_id
+    WHERE b.thread = base_thread AND b.checkpoint_ns = base_ns AND b.checkpoint_id = a_base_id
       AND b.rev = a_base_rev
     FOR SHARE;
     IF NOT FOUND THEN
