@@ -35,13 +35,3 @@ async def peer(url: str) -> AsyncIterator[AsyncPostgresSaver]:
         saver = AsyncPostgresSaver(pool)
         await saver.setup()
         yield saver
-
-
-def size(server: servers.Server, url: str) -> int:
-    """Return the bytes of all tables of a schema, with indexes and TOAST, after a CHECKPOINT."""
-    server.execute("CHECKPOINT")
-    query = """
-        SELECT sum(pg_total_relation_size(oid)) FROM pg_class
-        WHERE relnamespace = %s::regnamespace AND relkind = 'r'
-    """
-    return int(server.execute(query, (servers.schema_of(url),))[0][0])

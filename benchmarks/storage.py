@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
-from places import postgres, servers, size
+from places import postgres, servers
 from rich.console import Console
 from rich.table import Table
 from workloads import chat, chat_graph
@@ -54,7 +54,7 @@ def in_file(opener: Callable[[Path], tuple[Opener, str]]) -> list[float]:
 def in_postgres(opener: Opener, server: servers.PostgresServer) -> list[float]:
     """Measure a saver in a schema of its own."""
     url = servers.new_schema_url(server)
-    return measure(opener, url, lambda: size(server, url))
+    return measure(opener, url, lambda: server.size_of(url))
 
 
 def main() -> None:

@@ -425,6 +425,15 @@ class Server:
             (application_name,),
         )
 
+    def size_of(self, url: str) -> int:
+        """Count the bytes of all tables in a URL's schema, with indexes and TOAST, after a CHECKPOINT."""
+        self.execute("CHECKPOINT")
+        query = """
+            SELECT sum(pg_total_relation_size(oid)) FROM pg_class
+            WHERE relnamespace = %s::regnamespace AND relkind = 'r'
+        """
+        return int(self.execute(query, (schema_of(url),))[0][0])
+
     def left_connections(self, application_name: str, seconds: float = 2.0) -> list[tuple[int, str, str]]:
         """Tell which connections are still there after a while: the server's end lags behind the client's."""
         end = time.monotonic() + seconds

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+import servers
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -48,8 +49,9 @@ def chat(saver: Any, prose: Prose) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-def talk(path: Path, config: Any, prose: Prose, turns: int, **options: Any) -> None:
-    with HarnessCheckpointer.from_conn_string(f"sqlite:///{path}", **options) as saver:
+def talk(path: Path | str, config: Any, prose: Prose, turns: int, **options: Any) -> None:
+    url = path if isinstance(path, str) else f"sqlite:///{path}"
+    with HarnessCheckpointer.from_conn_string(url, **options) as saver:
         graph = chat(saver, prose)
         for _ in range(turns):
             graph.invoke({"messages": [HumanMessage(prose.next(200))]}, config)
@@ -197,3 +199,39 @@ def test_state_that_does_not_change_costs_nothing(
         sizes.append(stored(folder))
     print(f"\n40 runs beside 20 KB that stay: {(sizes[1] - sizes[0]) / 40:,.0f} bytes each, {restart=}")
     assert sizes[1] - sizes[0] < 40 * 4_000
+
+
+# Postgres: tables, indexes and TOAST
+
+
+@pytest.fixture(params=["postgres", "postgres-oldest"])
+def server(request: pytest.FixtureRequest) -> servers.Server:
+    return servers.server_of(request.param, request)
+
+
+def test_a_chat_in_postgres_takes_as_much_for_a_late_turn_as_for_an_early_one(
+    server: servers.Server, prose: Prose
+) -> None:
+    url = servers.new_schema_url(server)
+    config = new_thread()
+    talk(url, config, prose, 1)
+    sizes = [server.size_of(url)]
+    for _ in range(2):
+        talk(url, config, prose, TURNS // 2)
+        sizes.append(server.size_of(url))
+    assert sizes[-1] / TURNS < 7_000
+    first, half, whole = sizes
+    assert whole - half < 1.15 * (half - first)
+    servers.drop_schema(server, url)
+
+
+def test_deleting_a_thread_leaves_no_rows_in_postgres(server: servers.Server, prose: Prose) -> None:
+    url = servers.new_schema_url(server)
+    config = new_thread()
+    talk(url, config, prose, 10)
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        assert saver.delete_thread(config["configurable"]["thread_id"]) == 30
+    schema = servers.schema_of(url)
+    for table in ("thread", "checkpoint", "write", "part"):
+        assert server.execute(f"SELECT count(*) FROM {schema}.harness_{table}") == [(0,)]
+    servers.drop_schema(server, url)
