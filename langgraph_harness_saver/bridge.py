@@ -28,7 +28,7 @@ class Bridge(Forkable):
 
     def __init__(self, io: Literal["none", "blocking", "async"]) -> None:
         self._by_hand = io != "async"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -38,7 +38,7 @@ class Bridge(Forkable):
     def after_fork(self) -> None:
         """Forget the parent's thread."""
         leave_alone(self._loop)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop = self._thread = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -86,6 +86,10 @@ class Bridge(Forkable):
                     target=_serve, args=(self._loop,), name="harness-loop", daemon=True
                 )
                 self._thread.start()
+                if self._closed:
+                    # The collector has come in between, and dropped whoever would have ended it.
+                    self._loop.call_soon_threadsafe(self._loop.stop)
+                    self._loop = None
             return self._loop
 
 

@@ -37,8 +37,10 @@ class ImageCache(Forkable):
 
     def latest(self, thread_id: str, checkpoint_ns: str) -> Image | None:
         """Return the image that was added last for a thread and namespace."""
-        line = self._lines.get((thread_id, checkpoint_ns))
-        return self.get(line[-1]) if line else None
+        with self._lock:
+            line = self._lines.get((thread_id, checkpoint_ns))
+            key = line[-1] if line else None
+        return self.get(key) if key else None
 
     def add(self, image: Image) -> None:
         """Keep an image, instead of an older one of the same checkpoint."""

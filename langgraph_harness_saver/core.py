@@ -138,7 +138,6 @@ class Core:
         """
 
         def plan(family: Family) -> Change:
-            _check_head(family, key, head)
             there = family.rows.get(key)
             parent_id = there.parent_id if keep_parent and there else given_parent
             parent = None if parent_id is None else family.rows.get(key._replace(checkpoint_id=parent_id))
@@ -147,6 +146,9 @@ class Core:
                 base = reader_of(self.codec, family.rows, family).image(parent)
             keep = kept_slots(self.codec, family, key)
             encoded = self.codec.encode(key, parent_id, dump, base, keep)
+            if there is None or (there.kind, there.rev) != (Kind.LIVE, encoded.row.rev):
+                # The same once more is what a repeated call is, whose answer was lost.
+                _check_head(family, key, head)
             unused = unused_parts(family, {**family.rows, key: encoded.row})
             added = {part.part_id for part in encoded.parts}
             return Change([encoded.row], parts=encoded.parts, drop_parts=unused - added, renews=True)

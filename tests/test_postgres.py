@@ -47,7 +47,8 @@ from langgraph_harness_saver import (
     StoreError,
     StoreUnavailableError,
 )
-from langgraph_harness_saver.errors import SchemaError
+from langgraph_harness_saver.errors import HeadMovedError, SchemaError
+from langgraph_harness_saver.rows import Change, CheckpointKey, Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1672,3 +1673,78 @@ def test_filters_find_what_they_find_in_memory(url: str) -> None:
         assert differing == []
         for wanted in ({}, {"k": 1, "step": 24}, {"none": None}, {"k": None}):
             assert matching(saver, wanted) == matching(memory, wanted)
+
+
+# What a review has found
+
+
+def test_sync_call_on_a_loop_that_holds_every_connection(url: str) -> None:
+    async def work(saver: Any) -> None:
+        await asyncio.gather(*(saver.aget_tuple(thread("t")) for _ in range(40)))
+        # The loop stands still while this call waits for a connection.
+        assert saver.get_tuple(thread("t")) is not None
+
+    with connect(url, pool_size=2) as saver:
+        put_many(saver, "t", 0, 1)
+        _, result = timed(lambda: asyncio.run(work(saver)))
+        assert result is None
+
+
+def test_writes_that_come_during_a_revision_stay(url: str) -> None:
+    with connect(url) as one, connect(url) as two:
+        put_many(one, "t", 0, 1)
+        config = one.get_tuple(thread("t")).config
+        key = CheckpointKey("t", "", config["configurable"]["checkpoint_id"])
+        one.put_writes(config, [("before", 1)], "task before")
+
+        def plan(family: Family) -> Change:
+            two.put_writes(config, [("during", 1)], "task during")
+            return Change(writes={key: family.writes[key]})
+
+        one._bridge.run(one.backend.revise("t", plan))
+        found = {channel for _, channel, _ in two.get_tuple(thread("t")).pending_writes}
+        assert {"before", "during"} <= found
+
+
+def test_conditional_put_waits_for_a_revision(url: str) -> None:
+    with connect(url) as one, connect(url) as two:
+        put_many(one, "t", 0, 1)
+        head = one.get_tuple(thread("t")).config["configurable"]["checkpoint_id"]
+        row = one._bridge.run(one.backend.load("t")).rows[CheckpointKey("t", "", head)]
+        beyond = row._replace(key=row.key._replace(checkpoint_id="~"), reach=(), parts=())
+        putting: list[threading.Thread] = []
+        results: list[Any] = []
+
+        def put() -> None:
+            rival = beyond._replace(key=row.key._replace(checkpoint_id="~~"))
+            results.append(timed(lambda: two._bridge.run(two.backend.put(rival, head=head)))[1])
+
+        def plan(family: Family) -> Change:
+            if not putting:
+                putting.append(threading.Thread(target=put))
+                putting[0].start()
+                time.sleep(0.3)
+            assert max(key.checkpoint_id for key in family.rows) == head
+            return Change(rows=[beyond])
+
+        one._bridge.run(one.backend.revise("t", plan))
+        putting[0].join(HANG)
+        assert [type(result) for result in results] == [HeadMovedError]
+
+
+# What asyncio itself says of such a loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_loop_closed_in_the_middle_of_a_call_keeps_no_connection(url: str) -> None:
+    with connect(url, pool_size=1) as saver:
+        saver.setup()
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(saver.aget_tuple(thread("t")))
+        task = loop.create_task(saver.aget_tuple(thread("t")))
+        loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        del task, loop
+        gc.collect()
+        assert saver.get_tuple(thread("t")) is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 from uuid import UUID
 
@@ -54,6 +55,8 @@ REVISE_BYTES = 32 << 20
 """How many bytes of parts a revision loads at a time, if it needs any."""
 SCAN_ROWS = 256
 """How many rows are looked at together, at most, where SQL can't tell which of them match."""
+REVISIONS = 100
+"""How often a revision is begun anew because what it would insert has come up meanwhile."""
 SWEEP_BATCH = 50
 PUT_COLUMNS, WRITE_COLUMNS = 18, 8
 HEAD_MOVED = 3
@@ -78,6 +81,13 @@ class _Again(Exception):  # noqa: N818
 
 class _Missing(Exception):  # noqa: N818
     """A plan has asked for a part that isn't loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Family):
+    """A family as it was read; `arrivals` name its writes: namespace, checkpoint and number of each."""
+
+    arrivals: Sequence[tuple[bytes, bytes, int]] = ()
 
 
 class _Parts(Mapping[bytes, bytes]):
@@ -254,14 +264,18 @@ class PostgresStore(Store):
         batches: Batches[_Put | _Writes] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, ENOUGH_CALLS)
         self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
         self._batches[loop] = batches
-        (await self._pool.lane()).finish.append(batches.finish)
+
+        async def finish() -> None:
+            await batches.finish()
+            self._batches.pop(loop, None)
+
+        (await self._pool.lane()).finish.append(finish)
         return batches
 
     async def _flush(self, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
         """Send calls in one statement; return those to be sent again."""
-        if self.ttl_seconds is not None:
-            # In one order everywhere, for each locks its thread.
-            calls = sorted(calls, key=lambda call: call.payload.thread)
+        # In one order everywhere, for some of them lock their threads.
+        calls = sorted(calls, key=lambda call: call.payload.thread)
         deadline = max(call.deadline for call in calls)
         try:
             rows = await self._pool.attempt(self._sending([call.payload for call in calls]), deadline)
@@ -390,18 +404,21 @@ class PostgresStore(Store):
     def _sql(self, name: str) -> str:
         return self._schema.sql[name]
 
-    async def _family(self, statements: Statements, thread_id: str, *, lock: bool) -> Family:
+    async def _family(self, statements: Statements, thread_id: str, *, lock: bool) -> _Read:
         suffix = "_locked" if lock else ""
         thread = thread_key(thread_id)
         items = await statements.fetch(self._sql(f"rows{suffix}"), thread)
         rows = {row.key: row for row in (stored_row(item, thread_id) for item in items)}
         sizes = await statements.fetch(self._sql(f"part_sizes{suffix}"), thread)
         writes: dict[CheckpointKey, list[WriteRow]] = {}
+        arrivals: list[tuple[bytes, bytes, int]] = []
         for item in await statements.fetch(self._sql("writes"), thread):
             key = CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
             write = write_of(item, item["call"], item["task_id"], item["task_path"])
             writes.setdefault(key, []).append(write)
-        return Family(rows, writes, _Parts({size["part_id"]: size["size"] for size in sizes}))
+            arrivals.append((item["checkpoint_ns"], item["checkpoint_id"], item["arrival"]))
+        parts = _Parts({size["part_id"]: size["size"] for size in sizes})
+        return _Read(rows, writes, parts, arrivals)
 
     async def _load_parts(
         self, statements: Statements, thread_id: str, parts: _Parts, wanted: Sequence[bytes]
@@ -421,14 +438,14 @@ class PostgresStore(Store):
                 change = await self._plan(statements, thread_id, plan, family)
                 await self._apply(statements, thread_id, family, change)
 
-        while True:
+        for _ in range(REVISIONS):
             try:
-                await self._pool.run(work)
+                return await self._pool.run(work)
             except _Again:
-                continue
-            return
+                logger.debug("%s: others have changed thread %r meanwhile; once more", self.where, thread_id)
+        raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
 
-    async def _locked_family(self, statements: Statements, thread_id: str) -> Family:
+    async def _locked_family(self, statements: Statements, thread_id: str) -> _Read:
         """Read a thread when nothing can be added that leans on it.
 
         Whoever stores a row holds its base; so once all rows are locked, and no more have come while they
@@ -452,11 +469,16 @@ class PostgresStore(Store):
             except _Missing as missing:
                 await self._load_parts(statements, thread_id, parts, parts.next(missing.args[0]))
 
-    async def _apply(self, statements: Statements, thread_id: str, family: Family, change: Change) -> None:
+    async def _apply(self, statements: Statements, thread_id: str, family: _Read, change: Change) -> None:
         thread = thread_key(thread_id)
         touches = change.renews or not (family.rows or family.writes)
-        await self._drop(statements, thread, "drop_checkpoints", change.deletes)
-        await self._drop(statements, thread, "drop_writes", change.writes)
+        await self._drop(
+            statements, thread, "drop_checkpoints", [_line_and_id(key) for key in change.deletes]
+        )
+        # Only what the plan has seen: others may have been stored since.
+        replaced = {_line_and_id(key) for key in change.writes}
+        seen = [item for item in family.arrivals if item[:2] in replaced]
+        await self._drop(statements, thread, "drop_writes", seen)
         for name, known in (("set_checkpoints", True), ("add_checkpoints", False)):
             rows = [row_values(row) for row in change.rows if (row.key in family.rows) == known]
             done = await self._in_pieces(statements, name, rows)
@@ -472,11 +494,10 @@ class PostgresStore(Store):
             await statements.fetch(self._sql("renew_thread"), thread, self.clock() + self.ttl_seconds)
 
     async def _drop(
-        self, statements: Statements, thread: str, name: str, keys: Iterable[CheckpointKey]
+        self, statements: Statements, thread: str, name: str, items: Sequence[tuple[Any, ...]]
     ) -> None:
-        pairs = [(encode(key.checkpoint_ns), id_key(key.checkpoint_id)) for key in keys]
-        if pairs:
-            await statements.fetch(self._sql(name), thread, *columns(pairs, 2))
+        if items:
+            await statements.fetch(self._sql(name), thread, *columns(items, 0))
 
     async def _in_pieces(self, statements: Statements, name: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run a statement on rows, whose last column is the long one; return how many rows it gave."""
@@ -488,11 +509,10 @@ class PostgresStore(Store):
     async def _add(self, statements: Statements, thread: str, change: Change) -> None:
         """Add writes and parts."""
         writes = [write_values(key, write) for key, some in change.writes.items() for write in some]
-        parts = [part_values(part) for part in change.parts]
-        flushes = [_Writes(thread, piece, ()) for piece in _pieces(writes)]
-        flushes += [_Writes(thread, (), piece) for piece in _pieces(parts)]
-        for flush in flushes:
-            await statements.fetch(self._sql("put_writes"), self.clock(), None, *_write_columns([flush]))
+        await self._in_pieces(statements, "add_writes", writes)
+        for piece in _pieces([part_values(part) for part in change.parts]):
+            values = _write_columns([_Writes(thread, (), piece)])
+            await statements.fetch(self._sql("put_writes"), self.clock(), None, *values)
 
     async def delete_thread(self, thread_id: str) -> int:
         await self.open()
@@ -513,6 +533,10 @@ class PostgresStore(Store):
             if len(rows) < SWEEP_BATCH:
                 return swept
             last = rows[-1][0]
+
+
+def _line_and_id(key: CheckpointKey) -> tuple[bytes, bytes]:
+    return encode(key.checkpoint_ns), id_key(key.checkpoint_id)
 
 
 def _put_columns(puts: Sequence[_Put]) -> list[Any]:

@@ -47,6 +47,8 @@ PROBE_AFTER, PROBE_SECONDS = 15.0, 5.0
 """A connection that was idle for longer is asked whether it lives, and how long it has to answer."""
 IDLE_SECONDS = 300.0
 CLOSE_SECONDS = 2.0
+ANSWER_SECONDS = 0.1
+"""How long a loop has to part with a connection that it doesn't use."""
 
 
 class Lane:
@@ -79,10 +81,15 @@ class Lane:
         """Begin to end it, from any thread."""
         ended: Future[None] = Future()
 
+        def done(_: asyncio.Task[None]) -> None:
+            # Whoever waited for it may have given up.
+            if not ended.done():
+                ended.set_result(None)
+
         def begin() -> None:
             ending = self.loop.create_task(self.end())
             self.leaving.add(ending)
-            ending.add_done_callback(lambda _: ended.set_result(None))
+            ending.add_done_callback(done)
             ending.add_done_callback(self.leaving.discard)
 
         try:
@@ -104,8 +111,10 @@ class Lane:
                 await asyncio.wait_for(finish(), self._pool.retry_seconds + STATEMENT_SECONDS)
         self._pool.forget(self)
         while self.idle:
-            await close(self.idle.pop()[0])
-            self._pool.vacate()
+            try:
+                await close(self.idle.pop()[0])
+            finally:
+                self._pool.vacate()
         others = self.leaving - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
@@ -149,7 +158,8 @@ class Pool(Forkable):
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._waiting: deque[_Waiter] = deque()
         self._open = 0
-        self._lock = threading.Lock()
+        # Reentrant: the collector may drop a saver, and so end this, in the middle of anything.
+        self._lock = threading.RLock()
 
     def before_fork(self) -> None:
         """Let no other thread be half-way through a change."""
@@ -238,9 +248,11 @@ class Pool(Forkable):
             connection = await self._connect(deadline, cached=False)
             yield connection
         finally:
-            if connection is not None:
-                await close(connection)
-            self.vacate()
+            try:
+                if connection is not None:
+                    await close(connection)
+            finally:
+                self.vacate()
 
     @asynccontextmanager
     async def _borrowed(self, deadline: float) -> AsyncIterator[Connection]:
@@ -289,13 +301,17 @@ class Pool(Forkable):
 
     def _hang_up(self, lane: Lane) -> None:
         """Close the connections of a loop that doesn't run."""
-        while lane.idle:
-            try:
-                connection, _ = lane.idle.pop()
-            except IndexError:
-                return
-            hang_up(connection, lane.loop)
-            self.vacate()
+        while self._hang_one_up(lane):
+            pass
+
+    def _hang_one_up(self, lane: Lane) -> bool:
+        """Close a connection that another loop doesn't use, whether that one answers or not."""
+        with self._lock:
+            if not lane.idle:
+                return False
+            connection, _ = lane.idle.popleft()
+        self._discard(lane, connection)
+        return True
 
     async def close(self) -> None:
         """Close every connection, on whichever loop it is."""
@@ -326,13 +342,11 @@ class Pool(Forkable):
         connection, idle_since = await self._get(lane, deadline)
         try:
             if connection is not None and not await self._is_alive(connection, idle_since):
-                connection.terminate()
+                hang_up(connection, lane.loop)
                 connection = None
             return connection or await self._connect(deadline, cached=self.cached)
         except BaseException:
-            if connection is not None:
-                connection.terminate()
-            self.vacate()
+            self._discard(lane, connection)
             raise
 
     async def _get(self, lane: Lane, deadline: float) -> tuple[Connection | None, float]:
@@ -358,9 +372,14 @@ class Pool(Forkable):
         return await self._wait(waiter, deadline), now
 
     async def _wait(self, waiter: _Waiter, deadline: float) -> Connection | None:
-        seconds = max(deadline - waiter.lane.loop.time(), STATEMENT_SECONDS)
+        loop = waiter.lane.loop
+        start = loop.time()
+        end = max(deadline, start + STATEMENT_SECONDS)
         try:
-            await asyncio.wait([waiter.future], timeout=seconds)
+            while not waiter.future.done() and loop.time() < end:
+                await asyncio.wait([waiter.future], timeout=min(end - loop.time(), ANSWER_SECONDS))
+                if not waiter.future.done():
+                    self._help_oneself(waiter)
         except BaseException:
             self._return(waiter)
             raise
@@ -368,8 +387,21 @@ class Pool(Forkable):
             return waiter.future.result()
         self._return(waiter)
         raise StoreUnavailableError(
-            f"{self.where}: all {self._size} connections were busy for {seconds:.0f} seconds; raise pool_size"
+            f"{self.where}: all {self._size} connections were busy for {end - start:.0f} seconds; "
+            "raise pool_size"
         )
+
+    def _help_oneself(self, waiter: _Waiter) -> None:
+        """Take the seat of a connection that is idle on a loop which doesn't answer: it may wait for us."""
+        for other in list(self._lanes.values()):
+            if other is not waiter.lane and self._hang_one_up(other):
+                return
+        with self._lock:
+            # It was given up while our loop stood still.
+            if self._open < self._size and waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._open += 1
+                waiter.future.set_result(None)
 
     def _return(self, waiter: _Waiter) -> None:
         """Take back what a caller that has gone was given."""
@@ -416,7 +448,14 @@ class Pool(Forkable):
         if sound and not connection.is_closed() and self._lanes.get(lane.loop) is lane:
             self._hand_on(lane, connection)
         else:
-            connection.terminate()
+            self._discard(lane, connection)
+
+    def _discard(self, lane: Lane, connection: Connection | None) -> None:
+        """End a connection at once, if there is one, and give its seat away."""
+        try:
+            if connection is not None:
+                hang_up(connection, lane.loop)
+        finally:
             self.vacate()
 
     def _hand_on(self, lane: Lane, connection: Connection) -> None:
@@ -445,10 +484,11 @@ class Pool(Forkable):
         """Let somebody else open a connection instead of one that is closed."""
         while True:
             with self._lock:
-                if not self._waiting:
+                waiter = next((w for w in self._waiting if w.lane.loop.is_running()), None)
+                if waiter is None:
                     self._open -= 1
                     return
-                waiter = self._waiting.popleft()
+                self._waiting.remove(waiter)
             with suppress(RuntimeError):
                 # Fails if that loop has been closed.
                 waiter.lane.loop.call_soon_threadsafe(self._offer, waiter)
@@ -531,21 +571,35 @@ async def _answers(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def hang_up(connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-    """End a connection whose loop doesn't run: the server is to see it now, the loop when it runs again."""
+    """End a connection from anywhere: the server is to see it now, its loop when it runs again."""
     found = _socket(connection)
     if found is not None:
         with suppress(OSError):
             found.shutdown(socket.SHUT_RDWR)
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(connection.terminate)
-        return
-    transport = connection._transport
+    transport = getattr(connection, "_transport", None)
+    try:
+        if _running() is loop:
+            connection.terminate()
+        else:
+            loop.call_soon_threadsafe(connection.terminate)
+    except RuntimeError:
+        _close_here(connection, transport)
+
+
+def _close_here(connection: Connection, transport: Any) -> None:
+    """Do what a transport would have its loop do, were that not closed."""
     with suppress(RuntimeError):
         connection.terminate()
-    # What the transport would have its loop do.
     if getattr(transport, "_sock", None) is not None:
         transport._sock.close()
         transport._sock = None
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def keep_alive(connection: Connection, options: ConnectOptions) -> None:

@@ -141,12 +141,16 @@ DECLARE
   found_rev bigint;
 BEGIN
   status := 0;
+  IF a_head IS NOT NULL THEN
+    -- Neither a revision nor another such put may come in between.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(a_thread, 1));
+    PERFORM pg_advisory_xact_lock(hashtextextended(a_thread || encode(a_ns, 'hex'), 0));
+  END IF;
   PERFORM 1 FROM {schema}.harness_thread t WHERE t.thread = which;
   IF FOUND THEN
     PERFORM {schema}.harness_enter(which, a_now, a_ttl IS NOT NULL);
   END IF;
   IF a_head IS NOT NULL THEN
-    PERFORM pg_advisory_xact_lock(hashtextextended(a_thread || encode(a_ns, 'hex'), 0));
     SELECT h.checkpoint_id INTO head FROM {schema}.harness_checkpoint h
     WHERE h.thread = which AND h.checkpoint_ns = a_ns AND h.kind = 0
     ORDER BY h.checkpoint_id DESC LIMIT 1;
@@ -261,7 +265,7 @@ BEGIN
     INSERT INTO {schema}.harness_write (call, thread, checkpoint_ns, checkpoint_id, task_id, task_path, parts, body)
     VALUES (a_call, which, a_ns, a_id, a_task, a_path, a_parts, a_body)
     ON CONFLICT (thread, checkpoint_ns, checkpoint_id, task_id, call)
-    DO UPDATE SET task_path = EXCLUDED.task_path, parts = EXCLUDED.parts, body = EXCLUDED.body;
+    DO UPDATE SET arrival = DEFAULT, task_path = EXCLUDED.task_path, parts = EXCLUDED.parts, body = EXCLUDED.body;
   ELSE
     INSERT INTO {schema}.harness_write (call, thread, checkpoint_ns, checkpoint_id, task_id, task_path, parts, body)
     VALUES (a_call, which, a_ns, a_id, a_task, a_path, a_parts, a_body)

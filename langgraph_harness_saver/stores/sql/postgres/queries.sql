@@ -54,7 +54,7 @@ FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
 SELECT checkpoint_ns, checkpoint_id FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
 
 -- name: writes
-SELECT checkpoint_ns, checkpoint_id, task_id, task_path, call, parts, body
+SELECT arrival, checkpoint_ns, checkpoint_id, task_id, task_path, call, parts, body
 FROM {schema}.harness_write WHERE thread = $1::text::uuid ORDER BY arrival
 
 -- name: part_sizes
@@ -80,8 +80,19 @@ DELETE FROM {schema}.harness_checkpoint c USING k
 WHERE c.thread = $1::text::uuid AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
 
 -- name: drop_writes
-DELETE FROM {schema}.harness_write w USING unnest($2::bytea[], $3::bytea[]) AS k(checkpoint_ns, checkpoint_id)
+DELETE FROM {schema}.harness_write w
+USING unnest($2::bytea[], $3::bytea[], $4::bigint[]) AS k(checkpoint_ns, checkpoint_id, arrival)
 WHERE w.thread = $1::text::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+  AND w.arrival = k.arrival
+
+-- name: add_writes
+INSERT INTO {schema}.harness_write (call, thread, checkpoint_ns, checkpoint_id, task_id, task_path, parts, body)
+SELECT u.call, u.thread::uuid, u.ns, u.id, u.task, u.path, u.parts, u.body
+FROM unnest(
+  $1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bytea[], $7::bytea[], $8::bytea[]
+) WITH ORDINALITY AS u(thread, ns, id, task, call, path, parts, body, n)
+ORDER BY u.n
+ON CONFLICT DO NOTHING
 
 -- name: set_checkpoints
 UPDATE {schema}.harness_checkpoint c
