@@ -36,7 +36,9 @@ from test_processes import (
     run_all,
     use_in_child,
     values_of,
+    write_async,
     write_briefly,
+    write_sync,
     writes_of,
 )
 
@@ -1374,33 +1376,6 @@ def test_deadlocks_between_batches_are_retried(url: str) -> None:
 
 
 # --- processes -----------------------------------------------------------------------------------------
-
-
-def write_sync(url: str, acks: Acks) -> None:
-    ack, saver = acks.opened(), connect(url)
-    found = saver.get_tuple(thread("solo"))
-    for number in count(found.metadata["step"] + 1 if found else 0):
-        config = saver.put(*arguments_of("solo", number))
-        ack(["put", "solo", number])
-        saver.put_writes(config, writes_of(number), "task", "path")
-        ack(["writes", "solo", number])
-
-
-def write_async(url: str, acks: Acks) -> None:
-    ack, saver = acks.opened(), connect(url)
-
-    async def work(thread_id: str) -> None:
-        found = await saver.aget_tuple(thread(thread_id))
-        for number in count(found.metadata["step"] + 1 if found else 0):
-            config = await saver.aput(*arguments_of(thread_id, number))
-            ack(["put", thread_id, number])
-            await saver.aput_writes(config, writes_of(number), "task", "path")
-            ack(["writes", thread_id, number])
-
-    async def work_all() -> None:
-        await asyncio.gather(*(work(f"task {task}") for task in range(8)))
-
-    asyncio.run(work_all())
 
 
 @pytest.mark.parametrize("write", [write_sync, write_async])

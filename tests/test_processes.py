@@ -47,7 +47,9 @@ CLEAN.set_forkserver_preload(["langgraph.graph", "langgraph_harness_saver", "pyt
 
 
 def open_file(path: Path | str) -> HarnessCheckpointer:
-    return HarnessCheckpointer.from_conn_string(f"sqlite:///{path}")
+    """Open a file, or what a URL leads to."""
+    url = path if isinstance(path, str) and "://" in path else f"sqlite:///{path}"
+    return HarnessCheckpointer.from_conn_string(url)
 
 
 def values_of(thread_id: str, number: int) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def kill_amid(process: Any, acks: Acks, seed: int) -> None:
     process.close()
 
 
-def write_sync(path: Path, acks: Acks) -> None:
+def write_sync(path: Path | str, acks: Acks) -> None:
     ack, saver = acks.opened(), open_file(path)
     for number in count(last_number(saver, "solo") + 1):
         config = saver.put(*arguments_of("solo", number))
@@ -148,7 +150,7 @@ def write_sync(path: Path, acks: Acks) -> None:
         ack(["writes", "solo", number])
 
 
-def write_async(path: Path, acks: Acks) -> None:
+def write_async(path: Path | str, acks: Acks) -> None:
     ack, saver = acks.opened(), open_file(path)
 
     async def work(thread_id: str) -> None:
