@@ -135,9 +135,6 @@ SELECT NOT EXISTS (SELECT FROM {schema}.harness_checkpoint WHERE thread = $1::te
 -- name: drop_thread
 DELETE FROM {schema}.harness_thread WHERE thread = $1::text::uuid
 
--- name: has_thread
-SELECT 1 FROM {schema}.harness_thread WHERE thread = $1::text::uuid
-
 -- name: renew_thread
 INSERT INTO {schema}.harness_thread VALUES ($1::text::uuid, $2)
 ON CONFLICT (thread) DO UPDATE SET expires_at = EXCLUDED.expires_at
