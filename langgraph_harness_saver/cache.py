@@ -21,7 +21,7 @@ class ImageCache(Forkable):
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._images: OrderedDict[CheckpointKey, Image] = OrderedDict()
+        self._images: OrderedDict[CheckpointKey, tuple[Image, int]] = OrderedDict()
         self._lines: dict[tuple[str, str], list[CheckpointKey]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -30,10 +30,11 @@ class ImageCache(Forkable):
     def get(self, key: CheckpointKey) -> Image | None:
         """Return an image, which then counts as used."""
         with self._lock:
-            image = self._images.get(key)
-            if image is not None:
-                self._images.move_to_end(key)
-            return image
+            found = self._images.get(key)
+            if found is None:
+                return None
+            self._images.move_to_end(key)
+            return found[0]
 
     def latest(self, thread_id: str, checkpoint_ns: str) -> Image | None:
         """Return the image that was added last for a thread and namespace."""
@@ -44,14 +45,15 @@ class ImageCache(Forkable):
 
     def add(self, image: Image) -> None:
         """Keep an image, instead of an older one of the same checkpoint."""
+        key, size = image.key, image.size
         with self._lock:
-            self._remove(image.key)
-            if image.size > self._max_bytes:
+            self._remove(key)
+            if size > self._max_bytes:
                 return
-            self._images[image.key] = image
-            self._bytes += image.size
-            line = self._lines.setdefault(image.key[:2], [])
-            line.append(image.key)
+            self._images[key] = (image, size)
+            self._bytes += size
+            line = self._lines.setdefault(key[:2], [])
+            line.append(key)
             if len(line) > LINE_IMAGES:
                 self._remove(line[0])
             while self._bytes > self._max_bytes:
@@ -74,10 +76,10 @@ class ImageCache(Forkable):
         self._lock = threading.Lock()
 
     def _remove(self, key: CheckpointKey) -> None:
-        image = self._images.pop(key, None)
-        if image is not None:
+        found = self._images.pop(key, None)
+        if found is not None:
             line = self._lines[key[:2]]
             line.remove(key)
             if not line:
                 del self._lines[key[:2]]
-            self._bytes -= image.size
+            self._bytes -= found[1]

@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from enum import Enum
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -50,7 +50,6 @@ from langgraph_harness_saver.versions import next_version
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 _STRATEGIES = {"keep_latest": False, "delete": True, "delete_all": True}
 
@@ -146,7 +145,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
         made, serde = self._made, self.serde
         if made is None or made[0] is not serde:
-            made = self._made = (serde, Core(self.backend, Codec(serde), self._cache))
+            made = self._made = (serde, Core(self.backend, Codec(serde, bare=self.backend.bare), self._cache))
         return made[1]
 
     # --- life --------------------------------------------------------------------------------------
@@ -233,9 +232,8 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         thread_id, checkpoint_ns, parent_id = _place(config)
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint["id"])
         full = _full_metadata(config, metadata)
-        storing = self._core.put(key, parent_id, checkpoint, full, new_versions)
         stored = _config(config["configurable"]["thread_id"], checkpoint_ns, checkpoint["id"])
-        return _after(storing, stored)
+        return self._core.put(key, parent_id, checkpoint, full, new_versions, stored)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -469,11 +467,6 @@ def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
 
 def _given_thread(config: RunnableConfig | None) -> Any:
     return ((config or {}).get("configurable") or {}).get("thread_id")
-
-
-async def _after(work: Coroutine[Any, Any, None], value: T) -> T:
-    await work
-    return value
 
 
 def _selection(

@@ -19,14 +19,16 @@ from typing import Any, cast
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-from langgraph.checkpoint.serde.jsonplus import EXT_DELTA_SNAPSHOT
+from langgraph.checkpoint.serde.jsonplus import EXT_DELTA_SNAPSHOT, JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
 from langgraph_harness_saver.errors import SerializationError, UnsafeTypeError
 from langgraph_harness_saver.header import Header, pack_header
+from langgraph_harness_saver.messages import MESSAGES, pack_messages, unpack_messages
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, WriteRow
+from langgraph_harness_saver.serde import HarnessSerializer, build_message
 from langgraph_harness_saver.slots import (
     DIFFERENCE,
     DIFFERENCE_PART,
@@ -48,7 +50,6 @@ from langgraph_harness_saver.slots import (
     extend,
     fingerprint,
     history_parts,
-    number_of,
     pack_slot,
     parts_of,
     reach_of,
@@ -83,11 +84,14 @@ class Codec:
     bodies after differences and compression, which would find nothing in ciphertext.
     """
 
-    def __init__(self, serde: SerializerProtocol) -> None:
+    def __init__(self, serde: SerializerProtocol, *, bare: bool = False) -> None:
+        """Write with `serde`; `bare`: save time rather than bytes, see `Envelope`."""
         encrypted = serde if type(serde) is EncryptedSerializer else None
         self._serde = encrypted.serde if encrypted else serde
-        self._envelope = Envelope(encrypted.cipher if encrypted else None)
+        self._envelope = Envelope(encrypted.cipher if encrypted else None, bare=bare)
         self._encrypted = encrypted is not None
+        # What any other would make of messages is not known.
+        self._knows_messages = type(self._serde) in (HarnessSerializer, JsonPlusSerializer)
 
     # --- checkpoints -------------------------------------------------------------------------------
 
@@ -151,7 +155,7 @@ class Codec:
 
     def _store(self, draft: Draft, type_: str, data: bytes, old: Blob | None) -> Blob:
         if old and old.type == type_ and len(data) > 2 * LINK_BYTES:
-            change = diff.difference(old.data, data, type_ == "msgpack")
+            change = diff.difference(old.data, data, type_ in ("msgpack", MESSAGES))
             cost = len(change.lead) + len(change.middle) + LINK_BYTES
             weight = old.weight + cost
             if cost < len(data) and weight < max(len(data), CHAIN_BYTES) and len(old.spans) <= MAX_SPANS:
@@ -164,32 +168,30 @@ class Codec:
         kind, parts = DIFFERENCE, old.parts
         payload: list[Any] = list(change)
         if len(change.middle) >= PART_MIDDLE_BYTES:
-            part_id = self._add_part(draft, change.middle, fingerprint(change.middle)[0])
+            part_id = self._add_part(draft, change.middle)
             kind, payload[3] = DIFFERENCE_PART, part_id
             parts = (*parts, part_id)
-        name, hasher = fingerprint(data, old, change)
-        value_digest = number_of(name)
+        value_digest = digest(data)
         ref = draft.add(Slot(kind, type_, value_digest, payload, old.ref, old.digest))
-        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts, hasher)
+        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts)
 
     def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
-        name, hasher = fingerprint(data)
-        value_digest = number_of(name)
+        value_digest = digest(data)
         if len(data) < PART_BYTES:
             ref = draft.add(Slot(RAW, type_, value_digest, data))
             return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
-        part_id = part_id or self._add_part(draft, data, name)
+        part_id = part_id or self._add_part(draft, data)
         ref = draft.add(Slot(PART, type_, value_digest, part_id))
-        return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,), hasher)
+        return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,))
 
-    def _add_part(self, draft: Draft, data: bytes, name: bytes) -> bytes:
-        part = self._part(data, name)
+    def _add_part(self, draft: Draft, data: bytes) -> bytes:
+        part = self._part(data)
         draft.parts.append(part)
         return part.part_id
 
-    def _part(self, data: bytes, name: bytes) -> PartRow:
+    def _part(self, data: bytes) -> PartRow:
         # Equal contents share a part, but an id made of the contents would tell what a cipher hides.
-        return PartRow(os.urandom(16) if self._encrypted else name, self._envelope.seal(data))
+        return PartRow(os.urandom(16) if self._encrypted else fingerprint(data), self._envelope.seal(data))
 
     def _finish(
         self,
@@ -329,6 +331,8 @@ class Codec:
 
     def is_delta_snapshot(self, blob: Blob) -> bool:
         """Tell whether a value is a `DeltaChannel`'s snapshot."""
+        if blob.type == MESSAGES:
+            return False
         if blob.type == "msgpack":
             at = _EXT_CODE_AT.get(blob.data[:1])
             return at is not None and blob.data[at : at + 1] == _DELTA_SNAPSHOT
@@ -373,7 +377,7 @@ class Codec:
             item = [index, channel, type_, data]
             # A special write is replaced again and again, and its part would stay behind each time.
             if len(data) >= PART_BYTES and index >= 0:
-                part = self._part(data, fingerprint(data)[0])
+                part = self._part(data)
                 parts.append(part)
                 item = [index, channel, type_, None, part.part_id]
             if index < 0:
@@ -420,6 +424,10 @@ class Codec:
     # --- the serializer ----------------------------------------------------------------------------
 
     def _dump(self, value: Any, what: str, thread_id: str | None) -> tuple[str, bytes]:
+        if self._knows_messages and type(value) is list and value:
+            packed = pack_messages(value)
+            if packed is not None:
+                return MESSAGES, packed
         try:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:
@@ -431,6 +439,8 @@ class Codec:
 
     def _load(self, typed: tuple[str, bytes], what: str, thread_id: str | None) -> Any:
         try:
+            if typed[0] == MESSAGES:
+                return unpack_messages(typed[1], build_message)
             return self._serde.loads_typed(typed)
         except UnsafeTypeError as error:
             raise UnsafeTypeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
@@ -27,10 +27,12 @@ from langgraph_harness_saver.rows import (
     Span,
     WriteRow,
 )
-from langgraph_harness_saver.slots import Dump, Encoded, Image, revision
+from langgraph_harness_saver.slots import Dump, Image, revision
 from langgraph_harness_saver.stores.base import ANY_HEAD, Store, Unconditional
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIRST_PAGE, PAGE = 8, 64
 
@@ -73,9 +75,10 @@ class Core:
         checkpoint: Mapping[str, Any],
         metadata: Mapping[str, Any],
         new_versions: Mapping[str, Any],
+        done: T,
         head: str | Unconditional | None = ANY_HEAD,
-    ) -> Coroutine[Any, Any, None]:
-        """Store a checkpoint, as differences from its parent where these pay.
+    ) -> Coroutine[Any, Any, T]:
+        """Store a checkpoint, as differences from its parent where these pay; return `done`.
 
         Values are taken here and now, before anything is awaited or handed to another thread: the graph
         goes on and changes them in place.
@@ -85,53 +88,49 @@ class Core:
         base = self.cache.get(parent) if parent else None
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         if again:
-            return self._put_again(key, None, dump, head, keep_parent=True)
-        return self._put(key, parent, dump, base, head)
+            return self._put_again(key, None, dump, done, head, keep_parent=True)
+        return self._put(key, parent, dump, base, done, head)
 
+    # Few coroutines stand between a caller and the store, and those hold little: hundreds may wait there.
     async def _put(
         self,
         key: CheckpointKey,
         parent: CheckpointKey | None,
         dump: Dump,
         base: Image | None,
+        done: T,
         head: str | Unconditional | None,
-    ) -> None:
+    ) -> T:
         await self.store.open()
         parent_id = parent.checkpoint_id if parent else None
-        base = base or (await self._image(parent) if parent else None)
-        result, encoded = await self._try_put(key, parent_id, dump, base, head)
-        if result == PutResult.BASE_GONE and parent is not None:
+        if base is None and parent is not None:
+            base = await self._image(parent)
+        read_again = False
+        while True:
+            row, parts, image = self.codec.encode(key, parent_id, dump, base)
+            needed = Base(base.key, base.rev) if base else None
+            result = await self.store.put(row, parts, base=needed, head=head)
+            if result != PutResult.BASE_GONE or parent is None:
+                break
             # Another process has pruned or deleted the parent since it was cached.
             self.cache.drop(parent)
-            result, encoded = await self._try_put(key, parent_id, dump, await self._image(parent), head)
-        if result == PutResult.BASE_GONE:
-            result, encoded = await self._try_put(key, parent_id, dump, None, head)
+            base = None if read_again else await self._image(parent)
+            read_again = True
         if result == PutResult.OCCUPIED:
-            await self._put_again(key, parent_id, dump, head)
-        else:
-            self.cache.add(encoded.image)
-
-    async def _try_put(
-        self,
-        key: CheckpointKey,
-        parent_id: str | None,
-        dump: Dump,
-        base: Image | None,
-        head: str | Unconditional | None,
-    ) -> tuple[PutResult, Encoded]:
-        encoded = self.codec.encode(key, parent_id, dump, base)
-        needed = Base(base.key, base.rev) if base else None
-        return await self.store.put(encoded.row, encoded.parts, base=needed, head=head), encoded
+            return await self._put_again(key, parent_id, dump, done, head)
+        self.cache.add(image)
+        return done
 
     async def _put_again(
         self,
         key: CheckpointKey,
         given_parent: str | None,
         dump: Dump,
+        done: T,
         head: str | Unconditional | None,
         *,
         keep_parent: bool = False,
-    ) -> None:
+    ) -> T:
         """Replace a checkpoint, leaving what others need of the one that was there.
 
         With `keep_parent`, which a put under the checkpoint's own config wants, its parent stays too.
@@ -156,6 +155,7 @@ class Core:
         await self.store.open()
         self.cache.drop(key)
         await self.store.revise(key.thread_id, plan)
+        return done
 
     def put_writes(
         self, key: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str

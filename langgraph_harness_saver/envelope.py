@@ -12,10 +12,13 @@ from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph_harness_saver.errors import SchemaError
 from langgraph_harness_saver.serde import HarnessSerializer
 
-PLAIN, SEALED = 1, 0x81
+COMPRESSED, BARE, SEALED = 1, 2, 0x81
 """Format bytes. Adding one, or changing the dictionary of an old one, makes a new format."""
 
+_COMPRESSED, _BARE = bytes([COMPRESSED]), bytes([BARE])
 _LEVEL = 3
+_BARE_BYTES = 1 << 12
+"""From this size on, compressing pays even where memory is all that it saves."""
 
 _PLAIN_DATA = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -88,14 +91,18 @@ _context = _Context()
 
 
 class Envelope:
-    """Compresses, and encrypts where there is a cipher."""
+    """Compresses, and encrypts where there is a cipher.
 
-    def __init__(self, cipher: CipherProtocol | None = None) -> None:
+    With `bare`, what is small stays as it is.
+    """
+
+    def __init__(self, cipher: CipherProtocol | None = None, *, bare: bool = False) -> None:
         self._cipher = cipher
+        self._bare_bytes = _BARE_BYTES if bare else 0
 
     def seal(self, data: bytes) -> bytes:
         """Return the stored form."""
-        packed = b"%c%s" % (PLAIN, _context.compress(data))
+        packed = _BARE + data if len(data) < self._bare_bytes else _COMPRESSED + _context.compress(data)
         if self._cipher is None:
             return packed
         name, ciphertext = self._cipher.encrypt(packed)
@@ -115,10 +122,13 @@ class Envelope:
         if form == SEALED:
             data = self._decrypt(data)
             form = data[0]
-        if form != PLAIN:
+        if form == BARE:
+            return data[1:]
+        if form != COMPRESSED:
             raise SchemaError(
                 f"a checkpoint is stored in format {form}, which a newer version of langgraph-harness-saver "
-                f"wrote or damage made; this version reads format {PLAIN}. Upgrade langgraph-harness-saver."
+                f"wrote or damage made; this version reads formats {COMPRESSED} and {BARE}. Upgrade "
+                "langgraph-harness-saver."
             )
         try:
             return _context.decompress(data[1:])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from langgraph_harness_saver.envelope import pack_any, unpack
@@ -13,8 +14,8 @@ from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.versions import pack_version, unpack_version
 
 _OWN = ("v", "ts", "id", "channel_values", "channel_versions", "versions_seen")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1)
+_SECOND, _MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
 
 Places = Mapping[str, tuple[CheckpointKey, int]]
 """Where each channel's value is stored: key and slot."""
@@ -138,17 +139,26 @@ def _unpack_place(packed: Any, key: CheckpointKey) -> tuple[CheckpointKey, int]:
 
 def _pack_time(ts: Any) -> Any:
     # An ISO time in UTC, which is what LangGraph writes, as microseconds since 1970.
-    if isinstance(ts, str) and len(ts) == 32 and ts.endswith("+00:00"):
-        try:
-            moment = datetime.fromisoformat(ts)
-        except ValueError:
-            return ts
-        if moment.isoformat() == ts:
-            return (moment - _EPOCH) // _MICROSECOND
+    if isinstance(ts, str):
+        if len(ts) == 32 and ts[19] == "." and ts.endswith("+00:00"):
+            second, fraction = _second(ts[:19]), ts[20:26]
+            if second is not None and fraction.isdecimal() and fraction.isascii() and fraction != "000000":
+                return second * 1_000_000 + int(fraction)
+        return ts
     return ts if not isinstance(ts, int) else [ts]
+
+
+@lru_cache(64)
+def _second(text: str) -> int | None:
+    """Return the second since 1970 that an ISO time without a zone names in UTC, if it is written so."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment - _EPOCH) // _SECOND if moment.isoformat() == text else None
 
 
 def _unpack_time(packed: Any) -> Any:
     if isinstance(packed, int):
-        return (_EPOCH + packed * _MICROSECOND).isoformat()
+        return (_EPOCH + packed * _MICROSECOND).isoformat() + "+00:00"
     return packed[0] if isinstance(packed, list) else packed

@@ -11,6 +11,7 @@ _DASHES = (8, 13, 18, 23)
 _DIGITS = "0123456789abcdef"
 
 
+@lru_cache(1024)
 def pack_id(text: str) -> Any:
     """Return a canonical UUID as 16 bytes, and any other id as it is."""
     return bytes.fromhex(text.replace("-", "")) if len(text) == 36 and _UUID.match(text) else text
@@ -28,8 +29,9 @@ def id_key(text: str) -> bytes:
     A UUID's text sorts as its number. Another string stands right after the greatest UUID below it,
     and there in the order of its text.
     """
-    if len(text) == 36 and _UUID.match(text):
-        return b"\x01" + bytes.fromhex(text.replace("-", ""))
+    packed = pack_id(text)
+    if isinstance(packed, bytes):
+        return b"\x01" + packed
     floor = _uuid_below(text)
     encoded = text.encode("utf-8", "surrogatepass")
     if floor < 0:

@@ -12,6 +12,8 @@ import ormsgpack
 _UNFIT = re.compile("[\x00\x1a\ud800-\udfff]")
 """What `jsonb` has no form for, and the sign that stands for it here."""
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring
+_WORDS = {None: "null", False: "false", True: "true"}
 MAX_BITS = 1024
 MAX_DEPTH = 64
 MAX_LENGTH = 8192
@@ -24,7 +26,7 @@ def searchable(value: Mapping[str, Any]) -> str | None:
     such JSON, so that everything is a candidate.
     """
     try:
-        text = _encode(value if _is_plain(value) else _plain(value, MAX_DEPTH))
+        text = _flat(value) or _encode(_plain(value, MAX_DEPTH))
     except TypeError:
         return None
     return text if len(text) <= MAX_LENGTH else None
@@ -41,21 +43,25 @@ def searchable_metadata(data: bytes) -> str | None:
     return searchable(value) if isinstance(value, dict) else None
 
 
-def _is_plain(value: Mapping[str, Any]) -> bool:
-    """Tell whether nothing needs another form, as in most metadata."""
+def _flat(value: Mapping[str, Any]) -> str | None:
+    """Return the JSON of what needs no other form, as most metadata; None if there is anything else."""
+    items = []
     for name, item in value.items():
         kind = type(item)
         if type(name) is not str or not (name.isascii() and name.isprintable()):
-            return False
-        if kind is str:
-            if not (item.isascii() and item.isprintable()):
-                return False
-        elif kind is int:
-            if item.bit_length() > MAX_BITS:
-                return False
-        elif item is not None and kind is not bool and (kind is not dict or item):
-            return False
-    return True
+            return None
+        if kind is str and item.isascii() and item.isprintable():
+            text = _quoted(item)
+        elif kind is int and item.bit_length() <= MAX_BITS:
+            text = str(item)
+        elif item is None or kind is bool:
+            text = _WORDS[item]
+        elif kind is dict and not item:
+            text = "{}"
+        else:
+            return None
+        items.append(f"{_quoted(name)}:{text}")
+    return f"{{{','.join(items)}}}"
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -29,21 +29,6 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 from langchain_core.load.load import ALL_SERIALIZABLE_MAPPINGS
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    ChatMessage,
-    ChatMessageChunk,
-    FunctionMessage,
-    FunctionMessageChunk,
-    HumanMessage,
-    HumanMessageChunk,
-    RemoveMessage,
-    SystemMessage,
-    SystemMessageChunk,
-    ToolMessage,
-    ToolMessageChunk,
-)
 from langgraph.checkpoint.serde import _msgpack as _policy
 from langgraph.checkpoint.serde import jsonplus as _stock
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -55,6 +40,7 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.version import version_short
 
 from langgraph_harness_saver.errors import InvalidConfigError, SerializationError, UnsafeTypeError
+from langgraph_harness_saver.messages import FIELDS, PLAIN_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -69,8 +55,6 @@ _PACK_OPTIONS = (
     | ormsgpack.OPT_PASSTHROUGH_ENUM
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
-# Takes exactly what pydantic's `model_dump` leaves as it is.
-_PLAIN_OPTIONS = _PACK_OPTIONS | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
 _ARG, _ARGS, _KWARGS, _METHOD = (
     _stock.EXT_CONSTRUCTOR_SINGLE_ARG,
     _stock.EXT_CONSTRUCTOR_POS_ARGS,
@@ -198,13 +182,11 @@ def _pack(value: Any) -> bytes:
 
 
 def _default(obj: Any) -> Any:
-    message = _MESSAGES.get(type(obj))
-    # Of a message, `model_dump` copies what is plain data already, which is nearly all that messages hold.
-    # Only where there is something else in it, a field too many or too few, pydantic has to be asked.
-    if message and len(fields := obj.__dict__) == message[1] and not obj.__pydantic_extra__:
+    cls = type(obj)
+    if cls in FIELDS and len(fields := obj.__dict__) == FIELDS[cls] and not obj.__pydantic_extra__:
         try:
-            data = ormsgpack.packb(fields, option=_PLAIN_OPTIONS)
-            return ormsgpack.Ext(_MODEL, message[0] + data + _MESSAGE_END)
+            data = ormsgpack.packb(fields, None, PLAIN_OPTIONS)
+            return ormsgpack.Ext(_MODEL, _MESSAGE_HEADS[cls] + data + _MESSAGE_END)
         except ormsgpack.MsgpackEncodeError:
             pass
     code, payload = _described(obj)
@@ -216,25 +198,7 @@ def _message_head(cls: type) -> bytes:
     return b"\x94" + _pack(cls.__module__) + _pack(cls.__name__)
 
 
-def _dumps_its_fields(cls: type[BaseModel]) -> bool:
-    special = cls.__pydantic_decorators__
-    return (
-        cls.model_dump is BaseModel.model_dump
-        and not (special.field_serializers or special.model_serializers or special.computed_fields)
-        and not any(field.exclude for field in cls.model_fields.values())
-    )
-
-
-_MESSAGES: dict[type, tuple[bytes, int]] = {
-    cls: (_message_head(cls), len(cls.model_fields))
-    for cls in (
-        *(AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk, FunctionMessage, FunctionMessageChunk),
-        *(HumanMessage, HumanMessageChunk, RemoveMessage, SystemMessage, SystemMessageChunk),
-        *(ToolMessage, ToolMessageChunk),
-    )
-    if _dumps_its_fields(cls)
-}
-"""LangChain's own messages: what each begins with, and how many fields it has."""
+_MESSAGE_HEADS = {cls: _message_head(cls) for cls in FIELDS}
 _MESSAGE_END = _pack("model_validate_json")
 
 
@@ -613,6 +577,11 @@ def _from_kwargs(cls: Any, values: dict[str, Any]) -> Any:
     for name in late & values.keys():
         object.__setattr__(obj, name, values[name])
     return obj
+
+
+def build_message(cls: type[BaseModel], fields: dict[str, Any]) -> Any:
+    """Make one of LangChain's messages of its stored fields; raise `SerializationError` if it can't be."""
+    return _built(cls.__module__, cls.__name__, _model, cls, fields)
 
 
 def _refuse_enum(target: Any) -> None:

@@ -8,16 +8,14 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from langgraph_harness_saver.difference import Difference, header_size
+from xxhash import xxh3_64_intdigest
+
 from langgraph_harness_saver.errors import CorruptCheckpointError, SchemaError
 from langgraph_harness_saver.header import Header
 from langgraph_harness_saver.ids import pack_id, unpack_id
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, PartRow, Span, merge_spans
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
-
-LONG_BYTES = 1 << 14
-"""From this size on, hashing a value again takes longer than keeping its hasher."""
 
 RAW, PART, DIFFERENCE, DIFFERENCE_PART, HEADER, HEADER_DIFFERENCE, HISTORY = range(7)
 
@@ -52,7 +50,7 @@ class Blob(NamedTuple):
     """One channel's value as the serializer wrote it, and where it is stored.
 
     `weight` is what the differences since the last whole value cost, `spans` and `parts` what has to be
-    read for it; `hasher` see `fingerprint`.
+    read for it.
     """
 
     type: str
@@ -62,7 +60,6 @@ class Blob(NamedTuple):
     weight: int
     spans: tuple[Span, ...]
     parts: tuple[bytes, ...]
-    hasher: blake2b | None = None
 
 
 class Image(NamedTuple):
@@ -127,39 +124,17 @@ class Draft:
 
 
 def digest(data: bytes) -> int:
-    """Return 63 bits of BLAKE2b: a positive integer in every database."""
-    return number_of(fingerprint(data)[0])
+    """Return 63 bits of XXH3 (https://xxhash.com): a positive integer in every database.
 
-
-def number_of(name: bytes) -> int:
-    """Return the digest that a fingerprint begins with."""
-    return int.from_bytes(name[:8], "big") >> 1
-
-
-def fingerprint(
-    data: bytes, old: Blob | None = None, change: Difference | None = None
-) -> tuple[bytes, blake2b | None]:
-    """Return 128 bits of BLAKE2b, and of a long value what hashes it together with what is appended.
-
-    Appending an item changes the header of a msgpack array, so of long values that is hashed last.
-    Where `change` only appends to `old`, what is already hashed isn't hashed again.
+    It tells damaged bytes from what was stored, and costs next to nothing. What names shared bytes is
+    `fingerprint`, which nobody can forge.
     """
-    if len(data) < LONG_BYTES:
-        return blake2b(data, digest_size=16).digest(), None
-    size = header_size(data)
-    if old and old.hasher and change and _appends(change, old.data, size):
-        hasher = old.hasher.copy()
-        hasher.update(change.middle)
-    else:
-        hasher = blake2b(memoryview(data)[size:], digest_size=16)
-    whole = hasher.copy()
-    whole.update(data[:size] + bytes([size]))
-    return whole.digest(), hasher
+    return xxh3_64_intdigest(data) >> 1
 
 
-def _appends(change: Difference, old: bytes, size: int) -> bool:
-    kept = change.start == header_size(old) and change.start + change.length == len(old)
-    return kept and not change.tail and len(change.lead) == size
+def fingerprint(data: bytes) -> bytes:
+    """Return 128 bits of BLAKE2b."""
+    return blake2b(data, digest_size=16).digest()
 
 
 def revision(body: bytes, metadata: bytes, parent_id: str | None) -> int:
@@ -207,10 +182,12 @@ def span_of(key: CheckpointKey) -> Span:
 
 
 def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
-    if not spans or spans[-1][:2] != by[:2]:
-        return (*spans, by)
+    if not spans:
+        return (by,)
     thread_id, checkpoint_ns, first, last = spans[-1]
-    widened = Span(thread_id, checkpoint_ns, min(first, by.first), max(last, by.last))
+    if thread_id != by[0] or checkpoint_ns != by[1]:
+        return (*spans, by)
+    widened = Span(thread_id, checkpoint_ns, min(first, by[2]), max(last, by[3]))
     return (*spans[:-1], widened)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from random import Random
 from typing import Any
 
 _OURS = re.compile(r"\A([0-9]{32})\.([0-9a-f]{16})\Z")
@@ -13,13 +14,19 @@ _LARGE = 10**18
 """No number below this is too large for msgpack."""
 
 
+_random = Random()
+"""Seeded by the system, like `random`'s own, but nobody's `random.seed` makes it repeat itself."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
 def next_version(current: Any) -> str:
     """Return a version that follows `current` and that no other fork will ever get.
 
     It has the form of LangGraph's own savers, 32 digits, a point and a random part, because LangGraph's
     server puts versions of that form on the same threads and versions are compared as strings.
     """
-    random = os.urandom(8).hex()
+    random = f"{_random.getrandbits(64):016x}"
     if not isinstance(current, str):
         return f"{int(current or 0) + 1:032}.{random}"
     digits = current.partition(".")[0]

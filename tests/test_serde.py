@@ -48,7 +48,8 @@ from langgraph.types import Command, Interrupt, Send, TimeoutPolicy
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr
 
 from langgraph_harness_saver.errors import InvalidConfigError, SerializationError, UnsafeTypeError
-from langgraph_harness_saver.serde import _MESSAGES, HarnessSerializer, allowlisted
+from langgraph_harness_saver.messages import FIELDS
+from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
 
 ARG, ARGS, KWARGS, METHOD, MODEL_V1, MODEL, ARRAY, DELTA = range(8)
 CONSTRUCTORS = (ARG, ARGS, KWARGS, METHOD, MODEL_V1, MODEL)
@@ -281,7 +282,7 @@ def test_writes_messages_as_langgraph_does(value: Any) -> None:
 
 def test_langchain_s_messages_dump_nothing_but_their_fields() -> None:
     # Or else they'd be written as ever, but not as fast.
-    assert {type(message) for message in MESSAGES} == set(_MESSAGES)
+    assert {type(message) for message in MESSAGES} == set(FIELDS)
 
 
 def test_a_message_that_was_changed_is_written_as_it_is() -> None:

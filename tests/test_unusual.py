@@ -114,9 +114,9 @@ def test_replacing_a_checkpoint_heeds_the_expected_head(saver, parent):
     again |= {"channel_versions": {"a": 9}, "versions_seen": {}}
     key = CheckpointKey("t", "", "2")
     with pytest.raises(HeadMovedError):
-        saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, head="2"))
+        saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, None, head="2"))
     assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 2}
-    saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, head="3"))
+    saver._bridge.run(saver._core.put(key, parent, again, {}, {"a": 9}, None, head="3"))
     assert saver.get_tuple(place("2")).checkpoint["channel_values"] == {"a": 9}
 
 

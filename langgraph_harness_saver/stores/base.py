@@ -55,6 +55,9 @@ class Store(ABC):
     """How a call waits: not at all, in the calling thread (suspending only when there is an event loop
     and `door.sync` is false), or always on the event loop."""
 
+    bare: ClassVar[bool] = False
+    """Whether small rows come uncompressed: where nothing is written anywhere, time counts more."""
+
     ttl_seconds: float | None = None
     """Seconds after its last write at which a thread expires; None for never."""
 

@@ -81,6 +81,12 @@ class _Thread:
         line = self.lines.get(key.checkpoint_ns)
         return line.rows.get(key.checkpoint_id) if line else None
 
+    def set(self, row: CheckpointRow) -> None:
+        line = self.lines.get(row.key.checkpoint_ns)
+        if line is None:
+            line = self.lines[row.key.checkpoint_ns] = _Line()
+        line.set(row)
+
     def head(self, checkpoint_ns: str) -> str | None:
         line = self.lines.get(checkpoint_ns)
         return line.live[-1] if line and line.live else None
@@ -94,6 +100,7 @@ class MemoryStore(Store, Forkable):
     """Keeps everything in dictionaries, under one lock that is never held while waiting."""
 
     io: ClassVar[Literal["none", "blocking", "async"]] = "none"
+    bare: ClassVar[bool] = True
 
     def __init__(self, *, ttl_seconds: float | None = None) -> None:
         self.ttl_seconds = ttl_seconds
@@ -137,7 +144,7 @@ class MemoryStore(Store, Forkable):
                 refused = self._refusal(thread, row, base, head)
                 if refused is not None:
                     return refused
-                thread.lines.setdefault(row.key.checkpoint_ns, _Line()).set(row)
+                thread.set(row)
                 thread.parts.update((part.part_id, part.data) for part in parts)
             self._touch(row.key.thread_id, thread)
             return PutResult.STORED
@@ -205,7 +212,7 @@ class MemoryStore(Store, Forkable):
                     thread.lines[key.checkpoint_ns].remove(key.checkpoint_id)
                 thread.writes.pop(key[1:], None)
             for row in change.rows:
-                thread.lines.setdefault(row.key.checkpoint_ns, _Line()).set(row)
+                thread.set(row)
             for key, writes in change.writes.items():
                 thread.writes.pop(key[1:], None)
                 if writes:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
+from xxhash import xxh3_64_intdigest
+
 from langgraph_harness_saver.ids import id_key, id_of_key, pack_id
 from langgraph_harness_saver.rows import (
     Base,
@@ -199,8 +201,7 @@ def _made(item: Mapping[str, Any], key: CheckpointKey, rev: int, metadata: bytes
 
 def _call(task_path: str, body: bytes) -> int:
     """Return what tells one call's regular writes from another's: 63 bits, and never 0."""
-    hashed = blake2b(encode(task_path) + b"\x00" + body, digest_size=8, person=b"call")
-    return int.from_bytes(hashed.digest(), "big") >> 1 or 1
+    return xxh3_64_intdigest(encode(task_path) + b"\x00" + body) >> 1 or 1
 
 
 def _split(parts: bytes | None) -> tuple[bytes, ...]:
