@@ -645,7 +645,7 @@ def test_two_connections_serve_every_thread_and_loop(postgres_server: Any, url: 
 
     def watch() -> None:
         nonlocal most
-        counts: deque[int] = deque(maxlen=50)
+        counts: deque[int] = deque(maxlen=10)
         with postgres_server.connect() as connection:
             while not stop.is_set():
                 query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
