@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
+from langgraph_harness_saver.channels import is_rebuilt
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
@@ -272,5 +273,4 @@ class _Removal:
 
 
 def _replayed(channel: str, own: set[str]) -> bool:
-    # LangGraph's routing channels are rebuilt from nothing, and so are those whose value is stored.
-    return channel not in own and not channel.startswith(("__", "branch:to:", "join:"))
+    return channel not in own and is_rebuilt(channel)

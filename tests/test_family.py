@@ -416,6 +416,19 @@ def test_no_anchor_where_nothing_is_replayed():
     assert tree.parent(keys[4]) is None
 
 
+@pytest.mark.parametrize("channel", ["__notes", "__root__", "join", "branch:x"])
+def test_a_channel_of_the_state_may_have_any_name(channel):
+    tree = Tree()
+    keys = [tree.put(0, None, {}, metadata=COUNTED), tree.put(1, 0, {}, metadata=COUNTED)]
+    for key in keys:
+        tree.write(key, (channel, "written"))
+    last = tree.put(2, 1, {}, metadata=COUNTED)
+    expected = tree.history(last, channel)
+    assert len(expected[0]) == 2
+    tree.remove(*keys)
+    assert tree.history(last, channel) == expected
+
+
 def test_a_plain_value_of_its_own_ends_the_walk():
     tree, keys = delta_line(3)
     tree.put(3, 2, {"d1": ["plain now"]}, metadata=COUNTED)
