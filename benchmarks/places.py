@@ -1,4 +1,4 @@
-"""Where the benchmarks store things: folders, and a Postgres server that they start and stop."""
+"""Where the benchmarks store things: folders, and servers that they start and stop."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ POOL = 10
 def postgres() -> Iterator[servers.PostgresServer]:
     """Run a server that waits for the disk at every commit, as one in earnest does."""
     with servers.PostgresServer(fsync=True) as server:
+        yield server
+
+
+@contextmanager
+def redis() -> Iterator[servers.RedisServer]:
+    """Run a server as Redis comes: it keeps everything in memory."""
+    with servers.RedisServer() as server:
+        yield server
+
+
+@contextmanager
+def durable_redis() -> Iterator[servers.RedisServer]:
+    """Run a server that waits for the disk before it answers."""
+    with servers.RedisServer(durable=True) as server:
         yield server
 
 

@@ -10,13 +10,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
+import redis.asyncio as aioredis
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from places import peer, postgres, servers
+from places import durable_redis, peer, postgres, redis, servers
 from rich.console import Console
 from rich.table import Table
 from workloads import steps
@@ -56,15 +57,18 @@ CONTENDERS = [
     Contender("HarnessCheckpointer, SQLite", "sqlite", ours, "AsyncSqliteSaver"),
     Contender("AsyncPostgresSaver, pool of 10", "postgres", peer),
     Contender("HarnessCheckpointer, Postgres", "postgres", ours, "AsyncPostgresSaver, pool of 10"),
+    Contender("HarnessCheckpointer, Redis", "redis", ours, "AsyncPostgresSaver, pool of 10"),
+    Contender("HarnessCheckpointer, Redis with fsync", "redis-fsync", ours, "AsyncPostgresSaver, pool of 10"),
 ]
+SERVERS = {"postgres": postgres, "redis": redis, "redis-fsync": durable_redis}
 
 
 class Places:
     """Gives a fresh database for each measurement."""
 
-    def __init__(self, folder: str, server: servers.PostgresServer | None) -> None:
+    def __init__(self, folder: str, running: dict[str, Any]) -> None:
         self.folder = folder
-        self.server = server
+        self.running = running
 
     def new(self, place: str) -> str:
         """Return the URL of an empty database."""
@@ -72,8 +76,10 @@ class Places:
             return "memory://"
         if place == "sqlite":
             return f"sqlite:///{self.folder}/{uuid.uuid4()}.db"
-        assert self.server is not None
-        return servers.new_schema_url(self.server)
+        server = self.running[place]
+        if place == "postgres":
+            return servers.new_schema_url(server)
+        return server.url(key_prefix=servers.new_name())
 
 
 async def measure(contender: Contender, url: str, clients: int) -> float:
@@ -106,7 +112,28 @@ async def bare(server: servers.PostgresServer, url: str) -> tuple[float, float]:
     return STEPS / seconds["on"], (seconds["on"] - seconds["off"]) / STEPS / len(sizes)
 
 
-def run(contenders: list[Contender], places: Places) -> dict[tuple[str, int], list[float]]:
+async def bare_redis(server: servers.RedisServer, url: str, clients: int) -> float:
+    """Return what pipelines of redis-py's alone do: as many values of the sizes that ours stored at `url`."""
+    prefix = url.rpartition("=")[2]
+    sizes = []
+    with server.client() as client:
+        for kind in ("c", "w"):
+            keys = [key for key in server.keys(prefix) if key.endswith(f":{kind}".encode())]
+            members = [len(member) for key in keys for member in client.zrange(key, 0, -1)]
+            sizes.append(sum(members) // len(members))
+    async with aioredis.Redis.from_url(server.url()) as bare:
+        start = time.perf_counter()
+        for _ in range(STEPS // clients):
+            # A step's two calls come one after the other, those of all clients at once.
+            for size in sizes:
+                pipe = bare.pipeline(transaction=False)
+                for _ in range(clients):
+                    pipe.set(uuid.uuid4().bytes, os.urandom(size))
+                await pipe.execute()
+        return STEPS / (time.perf_counter() - start)
+
+
+def measure_all(contenders: list[Contender], places: Places) -> dict[tuple[str, int], list[float]]:
     """Return steps per second by contender and number of clients, one for each round."""
     found: dict[tuple[str, int], list[float]] = {}
     for _ in range(ROUNDS):
@@ -115,8 +142,11 @@ def run(contenders: list[Contender], places: Places) -> dict[tuple[str, int], li
                 url = places.new(contender.place)
                 speed = asyncio.run(measure(contender, url, clients))
                 found.setdefault((contender.name, clients), []).append(speed)
-            if contender.place == "postgres" and contender.peer and places.server:
-                speed, commit = asyncio.run(bare(places.server, url))
+                if contender.place == "redis":
+                    speed = asyncio.run(bare_redis(places.running["redis"], url, clients))
+                    found.setdefault(("bare redis-py", clients), []).append(speed)
+            if contender.place == "postgres" and contender.peer:
+                speed, commit = asyncio.run(bare(places.running["postgres"], url))
                 found.setdefault(("bare asyncpg", 1), []).append(speed)
                 found.setdefault(("commit", 1), []).append(commit)
     return found
@@ -124,13 +154,13 @@ def run(contenders: list[Contender], places: Places) -> dict[tuple[str, int], li
 
 def main(wanted: list[str]) -> None:
     """Print the table: medians of interleaved rounds, and the ratio to the peer."""
-    contenders = [contender for contender in CONTENDERS if not wanted or contender.place in wanted]
-    with tempfile.TemporaryDirectory() as folder:
-        if any(contender.place == "postgres" for contender in contenders):
-            with postgres() as server:
-                found = run(contenders, Places(folder, server))
-        else:
-            found = run(contenders, Places(folder, None))
+    chosen = [contender for contender in CONTENDERS if not wanted or contender.place in wanted]
+    peers = {contender.peer for contender in chosen}
+    contenders = [contender for contender in CONTENDERS if contender in chosen or contender.name in peers]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        places = {contender.place for contender in contenders}
+        running = {place: stack.enter_context(start()) for place, start in SERVERS.items() if place in places}
+        found = measure_all(contenders, Places(folder, running))
     median = {key: statistics.median(speeds) for key, speeds in found.items()}
     table = Table("saver", *(f"{clients} clients" for clients in CLIENTS), title="steps per second")
     for name, _, _, peer_name in contenders:
@@ -139,6 +169,9 @@ def main(wanted: list[str]) -> None:
             ratio = f" ({median[name, clients] / median[peer_name, clients]:.2f}x)" if peer_name else ""
             cells.append(f"{median[name, clients]:,.0f}{ratio}")
         table.add_row(name, *cells)
+    if ("bare redis-py", 1) in median:
+        speeds = (f"{median['bare redis-py', clients]:,.0f}" for clients in CLIENTS)
+        table.add_row("redis-py's pipelines alone, as many bytes", *speeds)
     if ("commit", 1) in median:
         table.add_row("asyncpg alone, as many bytes and commits", f"{median['bare asyncpg', 1]:,.0f}", "")
         table.caption = f"a commit takes {median['commit', 1] * 1e6:,.0f} µs to reach the disk"

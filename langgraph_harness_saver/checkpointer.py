@@ -76,8 +76,8 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         """Use `backend`, or the store that `conn`, `config` or the environment describes, or memory.
 
         Args:
-            conn: A `CheckpointerConfig`; or an asyncpg pool, which is used and not closed; or a psycopg
-                connection or pool, of which only the connection string is taken.
+            conn: A `CheckpointerConfig`; or an asyncpg pool or a client of redis-py, which is used and not
+                closed; or a psycopg connection or pool, of which only the connection string is taken.
             pipe: Taken for `PostgresSaver`'s sake, and ignored.
             serde: Writes and reads values.
             config: Options for what `conn` is, or all of them.

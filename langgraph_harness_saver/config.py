@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal
@@ -26,12 +27,13 @@ _SCHEMES = {
     "redis": "redis",
     "rediss": "redis",
     "valkey": "redis",
+    "valkeys": "redis",
     "unix": "redis",
     "postgres": "postgres",
     "postgresql": "postgres",
 }
 _SECRET = re.compile(r"(\w*pass\w*|\w*pwd|\w*secret\w*|\w*token)=[^&#]*", re.IGNORECASE)
-_EXAMPLES = "memory://, sqlite:///agents.db or postgresql://user@host/database"
+_EXAMPLES = "memory://, sqlite:///agents.db, redis://host:6379 or postgresql://user@host/database"
 
 
 class CheckpointBackend(str, Enum):
@@ -76,6 +78,12 @@ with warnings.catch_warnings():
         """Where the store is; not shown, as it may hold a password."""
         key_prefix: str = "harness"
         """What the names of a Redis store's keys begin with."""
+        refresh_on_read: bool = False
+        """Whether reading a thread, too, puts off its expiry; Redis only."""
+        wait_replicas: int = Field(0, ge=0)
+        """How many replicas of a Redis server must have a write before it is acknowledged."""
+        wait_seconds: float = Field(1.0, gt=0)
+        """How long replicas have for it."""
         ttl_seconds: float | None = Field(None, gt=0)
         """Seconds after its last write at which a thread expires; never, if None."""
         schema: str | None = None  # type: ignore[assignment]
@@ -152,7 +160,7 @@ def make_store(config: CheckpointerConfig) -> Store:
     """Make the store that a configuration describes; nothing is opened yet.
 
     Raises:
-        InvalidConfigError: The URL can't be used, or the store is not built yet.
+        InvalidConfigError: The URL can't be used, or the store's driver is missing.
     """
     if config.backend == CheckpointBackend.MEMORY:
         return MemoryStore(ttl_seconds=config.ttl_seconds)
@@ -164,24 +172,26 @@ def make_store(config: CheckpointerConfig) -> Store:
             synchronous=config.synchronous,
             readers=max(1, config.pool_size - 1),
         )
-    if config.backend == CheckpointBackend.POSTGRES:
-        return make_postgres_store(config, config.url)
-    raise InvalidConfigError(f"the {config.backend.value} store is not built yet; use {_EXAMPLES}")
+    if config.backend == CheckpointBackend.REDIS:
+        return make_redis_store(config, config.url)
+    return make_postgres_store(config, config.url)
 
 
 def store_of(conn: Any, config: CheckpointerConfig) -> tuple[CheckpointerConfig, Store]:
-    """Return the store that a driver's connection or pool leads to, and the configuration with its URL.
+    """Return the store that a driver's connection, client or pool leads to, and the configuration.
 
     Raises:
         InvalidConfigError: It is none that is known.
     """
     if type(conn).__module__.startswith("asyncpg.pool"):
         return config, make_postgres_store(config, conn)
+    if type(conn).__module__.partition(".")[0] in ("redis", "valkey"):
+        return config, make_redis_store(config, conn)
     url = conn_string_of(conn)
     if url is None:
         raise InvalidConfigError(
             f"a {type(conn).__name__} is no store: give a CheckpointerConfig, an asyncpg pool, a psycopg "
-            "connection or pool, or a URL to from_conn_string"
+            "connection or pool, a client of redis-py, or a URL to from_conn_string"
         )
     return config, make_postgres_store(config, url)
 
@@ -192,14 +202,8 @@ def make_postgres_store(config: CheckpointerConfig, source: Any) -> Store:
     Raises:
         InvalidConfigError: The driver is missing, or the URL can't be used.
     """
-    try:
+    with _explained("asyncpg", "Postgres"):
         from langgraph_harness_saver.stores.postgres import PostgresStore
-    except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
-            raise
-        raise InvalidConfigError(
-            "the Postgres store needs asyncpg: pip install 'langgraph-harness-saver[postgres]'"
-        ) from error
     return PostgresStore(
         source if isinstance(source, str) else None,
         pool=None if isinstance(source, str) else source,
@@ -210,6 +214,40 @@ def make_postgres_store(config: CheckpointerConfig, source: Any) -> Store:
         retry_seconds=config.retry_seconds,
         prepared_statements=config.prepared_statements,
     )
+
+
+def make_redis_store(config: CheckpointerConfig, source: Any) -> Store:
+    """Make a store of a URL, or of a client of the caller's.
+
+    Raises:
+        InvalidConfigError: The driver is missing, or the URL can't be used.
+    """
+    with _explained("redis", "Redis"):
+        from langgraph_harness_saver.stores.redis import RedisStore
+    return RedisStore(
+        source,
+        # A URL may name one, too.
+        key_prefix=config.key_prefix if "key_prefix" in config.model_fields_set else None,
+        ttl_seconds=config.ttl_seconds,
+        refresh_on_read=config.refresh_on_read,
+        pool_size=config.pool_size,
+        retry_seconds=config.retry_seconds,
+        wait_replicas=config.wait_replicas,
+        wait_seconds=config.wait_seconds,
+    )
+
+
+@contextmanager
+def _explained(driver: str, store: str) -> Iterator[None]:
+    """Say what to install where a store's driver is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != driver:
+            raise
+        raise InvalidConfigError(
+            f"the {store} store needs {driver}: pip install 'langgraph-harness-saver[{store.lower()}]'"
+        ) from error
 
 
 def sqlite_path(url: str) -> str | None:

@@ -39,6 +39,14 @@ class StoreUnavailableError(StoreError):
     """A server can't be reached, or didn't answer in time; what was to be written may or may not be there."""
 
 
+class StoreFullError(StoreError):
+    """A server has no room for more; what was to be written is not there."""
+
+
+class NotReplicatedError(StoreError):
+    """What was to be written is there, but on fewer replicas than were asked for."""
+
+
 class StoreNotOpenError(StoreError):
     """The store has been closed."""
 

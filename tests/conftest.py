@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import servers
-from helpers import DOORS, Door
-from servers import own_postgres, pgbouncer, postgres_server, postgres_servers, postgres_url  # noqa: F401
+from helpers import DOORS, Door, url_of_prefix
+from servers import (  # noqa: F401
+    own_postgres,
+    own_redis,
+    own_redis_cluster,
+    pgbouncer,
+    postgres_server,
+    postgres_servers,
+    postgres_url,
+    redis_cluster,
+    redis_sentinels,
+    redis_server,
+    redis_servers,
+)
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 
@@ -110,11 +122,53 @@ class OldestPostgresPlace(PostgresPlace):
     kind = "postgres-oldest"
 
 
+class RedisPlace(Place):
+    """Keys of its own, on the newest Redis at hand."""
+
+    kind = "redis"
+
+    def begin(self, request: pytest.FixtureRequest) -> None:
+        self.server = servers.redis_of(self.kind, request)
+        self.prefix = servers.new_name()
+
+    @property
+    def url(self) -> str:
+        return url_of_prefix(self.server, self.prefix)
+
+    def left_open(self) -> list[Any]:
+        return self.server.left_connections(self.prefix)
+
+    def end(self) -> None:
+        self.server.drop(self.prefix)
+
+
+class OldestRedisPlace(RedisPlace):
+    """The same on the oldest Redis at hand."""
+
+    kind = "redis-oldest"
+
+
+class ValkeyPlace(RedisPlace):
+    """The same on a Valkey."""
+
+    kind = "valkey"
+
+
+class RedisClusterPlace(RedisPlace):
+    """The same on a cluster."""
+
+    kind = "redis-cluster"
+
+
 PLACES: dict[str, type[Place]] = {
     "memory": MemoryPlace,
     "sqlite": SqlitePlace,
     "postgres": PostgresPlace,
     "postgres-oldest": OldestPostgresPlace,
+    "redis": RedisPlace,
+    "redis-oldest": OldestRedisPlace,
+    "valkey": ValkeyPlace,
+    "redis-cluster": RedisClusterPlace,
 }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DOORS = ("sync", "async")
+REDIS_KINDS = ("redis", "redis-oldest", "valkey", "redis-cluster")
 IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
 
 
@@ -159,3 +160,8 @@ def view_line(line: list[CheckpointTuple]) -> list[Any]:
         }
         for item in line
     ]
+
+
+def url_of_prefix(server: Any, prefix: str) -> str:
+    """Give the URL of a server of ours where keys begin so, and connections bear that name."""
+    return server.url(client_name=prefix, key_prefix=prefix)

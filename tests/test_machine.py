@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 
 import pytest
 import servers
+from helpers import url_of_prefix
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from servers import server_of
+from servers import redis_of, server_of
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 from langgraph_harness_saver.stores.memory import MemoryStore
@@ -811,11 +812,45 @@ class OldestPostgresMachine(PostgresMachine):
     pass
 
 
+class RedisMachine(SaverMachine):
+    server: ClassVar[servers.Redis]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = servers.new_name()
+
+    def open(self, **options: Any) -> HarnessCheckpointer:
+        return HarnessCheckpointer.from_conn_string(url_of_prefix(self.server, self.prefix), **options)
+
+    def shut(self, saver: HarnessCheckpointer) -> None:
+        saver.close()
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.drop(self.prefix)
+
+
+class OldestRedisMachine(RedisMachine):
+    pass
+
+
+class ValkeyMachine(RedisMachine):
+    pass
+
+
+class RedisClusterMachine(RedisMachine):
+    pass
+
+
 MACHINES: dict[str, type[SaverMachine]] = {
     "memory": MemoryMachine,
     "sqlite": SqliteMachine,
     "postgres": PostgresMachine,
     "postgres-oldest": OldestPostgresMachine,
+    "redis": RedisMachine,
+    "redis-oldest": OldestRedisMachine,
+    "valkey": ValkeyMachine,
+    "redis-cluster": RedisClusterMachine,
 }
 
 
@@ -830,6 +865,8 @@ def machine(kind: str, request: pytest.FixtureRequest) -> type[SaverMachine]:
     found = MACHINES[kind]
     if issubclass(found, PostgresMachine):
         found.server = server_of(kind, request)
+    if issubclass(found, RedisMachine):
+        found.server = redis_of(kind, request)
     return found
 
 

@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import redis
 from servers import (
     PostgresServer,
+    RedisCluster,
+    RedisSentinels,
+    RedisServer,
     alive,
     available,
     drop_schema,
+    new_name,
     new_schema_url,
     processes,
     reason_not_to_run,
+    reason_not_to_run_redis,
+    redis_available,
     schema_of,
     wait_for,
 )
@@ -28,22 +35,30 @@ from servers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from servers import PgBouncer, PostgresServers, Server
-
-pytestmark = pytest.mark.skipif(reason_not_to_run() is not None, reason=str(reason_not_to_run()))
+    from servers import PgBouncer, PostgresServers, Redis, RedisServers, Server
 
 pytest_plugins = ["servers"]
 
+needs_postgres = pytest.mark.skipif(reason_not_to_run() is not None, reason=str(reason_not_to_run()))
+needs_redis = pytest.mark.skipif(reason_not_to_run_redis() is not None, reason=str(reason_not_to_run_redis()))
+
 OTHER = """
 import sys, time
-from servers import PgBouncer, PostgresServer, yard
+from servers import PgBouncer, PostgresServer, RedisServer, reason_not_to_run, reason_not_to_run_redis, yard
 
-with PostgresServer() as server:
-    pids = [server.process.pid]
+pids = []
+if not reason_not_to_run():
+    server = PostgresServer().__enter__()
+    pids.append(server.process.pid)
     if PgBouncer.available():
         pids.append(PgBouncer(server).__enter__().process.pid)
-    print(yard().root, *pids, flush=True)
-    {then}
+if not reason_not_to_run_redis():
+    for _ in range(2):
+        server = RedisServer().__enter__()
+        pids.append(server.process.pid)
+    server.pause()
+print(yard().root, *pids, flush=True)
+{then}
 """
 
 
@@ -86,6 +101,7 @@ def test_stopped_and_started_again_it_has_its_data(how: str, version: str) -> No
         assert server.execute("SELECT n FROM kept") == [(7,)]
 
 
+@needs_postgres
 def test_settings_change_from_one_start_to_the_next() -> None:
     with PostgresServer(fsync=True, settings={"max_connections": 20}) as server:
         server.settings["max_connections"] = 30
@@ -94,6 +110,7 @@ def test_settings_change_from_one_start_to_the_next() -> None:
         assert server.execute("SHOW fsync") == [("on",)]
 
 
+@needs_postgres
 def test_a_server_that_cannot_start_says_why() -> None:
     with (
         pytest.raises(RuntimeError, match="no_such_setting"),
@@ -164,6 +181,7 @@ def test_pgbouncer_starts_again_on_its_port(pgbouncer: PgBouncer) -> None:
         psycopg.connect(pgbouncer.url(password="wrong"))
 
 
+@needs_postgres
 def test_closing_leaves_nothing_behind() -> None:
     with PostgresServer() as server:
         folder, main = server.folder, server.process.pid
@@ -201,3 +219,149 @@ def other_run(then: str) -> Iterator[tuple[subprocess.Popen[str], Path, list[int
     finally:
         other.kill()
         other.communicate()
+
+
+# --- Redis ----------------------------------------------------------------------------------------------
+
+every_version = pytest.mark.parametrize("version", list(redis_available()))
+
+
+@pytest.fixture(params=list(redis_available()))
+def some_redis(request: pytest.FixtureRequest, redis_servers: RedisServers) -> RedisServer:
+    return redis_servers[request.param]
+
+
+def test_every_version_of_redis_starts(some_redis: RedisServer) -> None:
+    told = some_redis.info("server")
+    fork, _, number = some_redis.version.rpartition("-")
+    version = told["valkey_version" if fork else "redis_version"]
+    assert version.startswith(f"{number}.")
+    assert told["tcp_port"] == some_redis.port
+    with redis.Redis(unix_socket_path=str(some_redis.socket)) as client:
+        assert client.ping()
+
+
+def test_prefixes_keep_tests_apart(some_redis: RedisServer) -> None:
+    one, two = (f"[{new_name()}]*" for _ in range(2))
+    with some_redis.client(client_name=one) as client:
+        client.set(f"{one}a", "x" * 1000)
+        client.set(f"{two}b", "x")
+        assert len(some_redis.connections(one)) == 1
+    assert some_redis.keys(one) == [f"{one}a".encode()]
+    assert 1000 < some_redis.memory_of(one) < 2000
+    some_redis.drop(one)
+    assert some_redis.keys(one) == []
+    assert some_redis.keys(two) == [f"{two}b".encode()]
+    some_redis.drop(two)
+    assert some_redis.left_connections(one) == []
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "kill while paused"])
+@every_version
+def test_a_durable_redis_keeps_what_it_has_acknowledged(how: str, version: str) -> None:
+    with RedisServer(version, durable=True, password='a "word" \\ or two') as server:
+        url = server.url()
+        server.execute("SET", "kept", 7)
+        if "paused" in how:
+            server.pause()
+        server.stop() if how == "stop" else server.kill()
+        assert not server.running
+        with pytest.raises(redis.ConnectionError, match="refused"):
+            server.execute("PING")
+        server.start()
+        assert server.url() == url
+        assert server.execute("GET", "kept") == b"7"
+
+
+@every_version
+def test_another_redis_keeps_nothing(version: str) -> None:
+    with RedisServer(version) as server:
+        server.execute("SET", "a", 7)
+        server.restart()
+        assert server.execute("GET", "a") is None
+
+
+@every_version
+def test_a_paused_redis_answers_later(version: str) -> None:
+    with RedisServer(version) as server, server.client(socket_timeout=0.1) as client:
+        client.ping()
+        server.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        server.resume()
+        assert server.execute("PING")
+
+
+@every_version
+def test_a_user_of_redis_may_do_nothing_much(version: str) -> None:
+    with RedisServer(version, settings={"databases": 3}) as server:
+        url = server.create_user("poor", "p@ss:w/rd", "~mine*", "+get")
+        server.restart()
+        assert server.execute("CONFIG GET", "databases")["databases"] == "3"
+        with redis.Redis.from_url(url) as client:
+            assert client.get("mine") is None
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.set("mine", "x")
+
+
+@every_version
+def test_a_replica_has_what_its_master_has(version: str) -> None:
+    with RedisServer(version, password="p") as master:
+        master.execute("SET", "a", 7)
+        with RedisServer(version, password="p", replica_of=master) as replica:
+            replica.wait_until_synced()
+            assert replica.execute("GET", "a") == b"7"
+            assert master.execute("WAIT", 1, 10_000) == 1
+
+
+@every_version
+def test_a_cluster_moves_a_slot(version: str) -> None:
+    with RedisCluster(version) as cluster:
+        slot = cluster.slot_of("a")
+        assert len(cluster.masters()) == 3
+        with cluster.client() as client:
+            client.set("a", "x")
+        target = next(node for node in cluster.nodes if node is not cluster.master_of(slot))
+        with cluster.moving(slot, target) as source, pytest.raises(redis.exceptions.AskError):
+            source.execute("GET", "{a}b")
+        with pytest.raises(redis.exceptions.MovedError):
+            source.execute("GET", "a")
+        assert cluster.master_of(slot) is target
+        assert target.execute("GET", "a") == b"x"
+        cluster.drop("a")
+        assert cluster.keys("") == []
+        folders = [node.folder for node in cluster.nodes]
+    assert not any(folder.exists() for folder in folders)
+
+
+@needs_redis
+def test_a_cluster_has_replicas() -> None:
+    with RedisCluster(replicas=1, password="hush") as cluster:
+        with cluster.client() as client:
+            client.set("a", "x")
+        assert [server.info("replication")["connected_slaves"] for server in cluster.nodes] == [1, 1, 1]
+        assert [server.role() for server in cluster.replicas] == ["slave"] * 3
+
+
+@every_version
+def test_sentinels_fail_over(version: str) -> None:
+    with RedisSentinels(version, sentinels=3, password="p", sentinel_password="q") as group:
+        group.master.execute("SET", "a", "x")
+        before = group.fail_over()
+        assert group.master is not before
+        assert group.master.execute("GET", "a") == b"x"
+        assert before.role() == "slave"
+
+
+@needs_redis
+def test_what_does_not_start_is_closed() -> None:
+    cluster = RedisCluster()
+    cluster.nodes[2].settings["no-such-setting"] = 1
+    with pytest.raises(RuntimeError, match="no-such-setting"), cluster:
+        pass
+    assert not any(node.running or node.folder.exists() for node in cluster.nodes)
+
+
+def test_a_shared_redis(redis_server: Redis) -> None:
+    assert redis_server.execute("PING")
+    assert redis_server.keys(new_name()) == []

@@ -7,15 +7,19 @@ import random
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 import servers
+from helpers import REDIS_KINDS, url_of_prefix
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langgraph_harness_saver import HarnessCheckpointer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TURNS = 200
 
@@ -235,3 +239,45 @@ def test_deleting_a_thread_leaves_no_rows_in_postgres(server: servers.Server, pr
     for table in ("thread", "checkpoint", "write", "part"):
         assert server.execute(f"SELECT count(*) FROM {schema}.harness_{table}") == [(0,)]
     servers.drop_schema(server, url)
+
+
+# Redis: what MEMORY USAGE says of all keys, indexes included
+
+
+@pytest.fixture(params=REDIS_KINDS)
+def redis(request: pytest.FixtureRequest) -> servers.Redis:
+    return servers.redis_of(request.param, request)
+
+
+@pytest.fixture
+def prefix(redis: servers.Redis) -> Iterator[str]:
+    prefix = servers.new_name()
+    yield prefix
+    redis.drop(prefix)
+
+
+def test_a_chat_in_redis_takes_as_much_for_a_late_turn_as_for_an_early_one(
+    redis: servers.Redis, prefix: str, prose: Prose
+) -> None:
+    url = url_of_prefix(redis, prefix)
+    config = new_thread()
+    talk(url, config, prose, 1)
+    sizes = [redis.memory_of(prefix)]
+    for _ in range(2):
+        talk(url, config, prose, TURNS // 2)
+        sizes.append(redis.memory_of(prefix))
+    print(f"\nchat: {sizes[-1] / TURNS:,.0f} bytes a turn")
+    assert sizes[-1] / TURNS < 7_000
+    first, half, whole = sizes
+    assert whole - half < 1.15 * (half - first)
+
+
+def test_deleting_a_thread_leaves_nothing_in_redis(redis: servers.Redis, prefix: str, prose: Prose) -> None:
+    url = url_of_prefix(redis, prefix)
+    config = new_thread()
+    thread_id = config["configurable"]["thread_id"]
+    talk(url, config, prose, 10)
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        assert saver.delete_thread(thread_id) == 30
+    # The version of the format stays, and for some seconds a fence where the thread was.
+    assert {key.rpartition(b":")[2] for key in redis.keys(prefix)} == {b"version", b"m"}

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
+from helpers import REDIS_KINDS, url_of_prefix
 
 from langgraph_harness_saver.bridge import Bridge, step
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
 from langgraph_harness_saver.rows import Change, Family, Query
 from langgraph_harness_saver.stores.memory import MemoryStore
 from langgraph_harness_saver.stores.postgres import PostgresStore
+from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
 
@@ -46,6 +48,21 @@ def count_file(store: Any) -> int:
 
 def count_private(store: Any) -> int:
     return count_tables(store._file.writer)
+
+
+def count_redis(server: servers.Redis, prefix: str) -> int:
+    """Count members and fields, but not fences, which go by themselves after some seconds."""
+
+    def count(pipe: Any, key: bytes) -> None:
+        if key.endswith((b":m", b":p", b":marks", b":version")):
+            pipe.hlen(key)
+            pipe.hexists(key, "f")
+        else:
+            pipe.zcard(key)
+            pipe.zscore(key, "f")
+
+    counts = server.on_each_key(prefix, count)
+    return sum(counts[::2]) - sum(filter(None, counts[1::2]))
 
 
 MAKE = {
@@ -82,6 +99,28 @@ class TestPostgres(StoreContract):
 
     def reopen(self, store: Store) -> Store:
         return PostgresStore(self.url)
+
+
+class TestRedis(StoreContract):
+    @pytest.fixture(params=REDIS_KINDS)
+    def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
+        self.server = servers.redis_of(request.param, request)
+        self.prefix = servers.new_name()
+        self.url = url_of_prefix(self.server, self.prefix)
+        store = RedisStore(self.url)
+        bridge = Bridge(store.io)
+        bridge.run(store.open())
+        yield store
+        bridge.run(store.close())
+        bridge.close()
+        assert self.server.left_connections(self.prefix) == []
+        self.server.drop(self.prefix)
+
+    def raw_rows(self, store: Store) -> int:
+        return count_redis(self.server, self.prefix)
+
+    def reopen(self, store: Store) -> Store:
+        return RedisStore(self.url)
 
 
 class TestStores(StoreContract):

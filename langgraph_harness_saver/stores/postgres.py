@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 from uuid import UUID
 
@@ -28,12 +28,13 @@ from langgraph_harness_saver.rows import (
 )
 from langgraph_harness_saver.search import searchable
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
-from langgraph_harness_saver.stores.batches import Batches, Call
+from langgraph_harness_saver.stores.batches import Call
+from langgraph_harness_saver.stores.opening import FLUSH_BYTES, FLUSH_CALLS, Opening, Queues
+from langgraph_harness_saver.stores.packing import decode, encode
+from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.postgres_pool import Pool, Statements
 from langgraph_harness_saver.stores.postgres_rows import (
     columns,
-    decode,
-    encode,
     page_of,
     part_values,
     put_values,
@@ -48,11 +49,6 @@ from langgraph_harness_saver.stores.postgres_url import ConnectOptions, parse
 
 logger = logging.getLogger(__name__)
 
-FLUSH_CALLS, FLUSH_BYTES = 256, 4 << 20
-ENOUGH_CALLS = 16
-"""How many calls need not wait for others that are under way."""
-REVISE_BYTES = 32 << 20
-"""How many bytes of parts a revision loads at a time, if it needs any."""
 SCAN_ROWS = 256
 """How many rows are looked at together, at most, where SQL can't tell which of them match."""
 REVISIONS = 100
@@ -79,46 +75,11 @@ class _Again(Exception):  # noqa: N818
     """What a revision was planned on is not there any more."""
 
 
-class _Missing(Exception):  # noqa: N818
-    """A plan has asked for a part that isn't loaded."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Read(Family):
     """A family as it was read; `arrivals` name its writes: namespace, checkpoint and number of each."""
 
     arrivals: Sequence[tuple[bytes, bytes, int]] = ()
-
-
-class _Parts(Mapping[bytes, bytes]):
-    """The parts of a thread, of which some are loaded."""
-
-    def __init__(self, sizes: Mapping[bytes, int]) -> None:
-        self.sizes = sizes
-        self.loaded: dict[bytes, bytes] = {}
-
-    def __getitem__(self, part_id: bytes) -> bytes:
-        if part_id in self.sizes and part_id not in self.loaded:
-            raise _Missing(part_id)
-        return self.loaded[part_id]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.sizes)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __contains__(self, part_id: object) -> bool:
-        return part_id in self.sizes
-
-    def next(self, wanted: bytes) -> list[bytes]:
-        """Name the parts to load next, the wanted one among them."""
-        chosen, size = [wanted], self.sizes[wanted]
-        for part_id, more in self.sizes.items():
-            if part_id not in self.loaded and part_id != wanted and size + more <= REVISE_BYTES:
-                chosen.append(part_id)
-                size += more
-        return chosen
 
 
 class PostgresStore(Store):
@@ -162,9 +123,8 @@ class PostgresStore(Store):
         self._given = pool
         self._schema = Schema(schema, create=create_schema)
         self._prepared_statements = prepared_statements
-        self._batches: dict[asyncio.AbstractEventLoop, Batches[_Put | _Writes]] = {}
-        self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
-        self._ready = False
+        self._queues: Queues[_Put | _Writes] = Queues(self._flush, self._pool.lane)
+        self._opening = Opening(lambda: self._pool.run(self._set_up, fresh=True))
         self._closed = False
 
     # --- opening and closing -----------------------------------------------------------------------
@@ -172,22 +132,8 @@ class PostgresStore(Store):
     async def open(self) -> None:
         if self._closed:
             raise StoreNotOpenError(f"the store of {self.where} is closed; make a new saver")
-        if not self._ready:
-            await self._open_once()
-
-    async def _open_once(self) -> None:
-        """Set up, together with whoever else asks for it on this loop; one who is cancelled harms nobody."""
-        loop = asyncio.get_running_loop()
-        opening = self._openings.get(loop)
-        if opening is None:
-            opening = self._openings[loop] = loop.create_task(self._pool.run(self._set_up, fresh=True))
-            opening.add_done_callback(self._opened)
-        await asyncio.shield(opening)
-
-    def _opened(self, opening: asyncio.Task[None]) -> None:
-        self._openings = {loop: task for loop, task in self._openings.items() if task is not opening}
-        # Asking for the error, in case that all who waited for it have gone.
-        self._ready = self._ready or (not opening.cancelled() and opening.exception() is None)
+        if not self._opening.is_done:
+            await self._opening.wait()
 
     async def _set_up(self, statements: Statements) -> None:
         query = """
@@ -254,23 +200,7 @@ class PostgresStore(Store):
 
     async def _submit(self, payload: _Put | _Writes, size: int) -> Any:
         await self.open()
-        loop = asyncio.get_running_loop()
-        batches = self._batches.get(loop)
-        if batches is None:
-            batches = await self._begin(loop)
-        return await batches.submit(payload, size, self._pool.retry_seconds)
-
-    async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[_Put | _Writes]:
-        batches: Batches[_Put | _Writes] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, ENOUGH_CALLS)
-        self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
-        self._batches[loop] = batches
-
-        async def finish() -> None:
-            await batches.finish()
-            self._batches.pop(loop, None)
-
-        (await self._pool.lane()).finish.append(finish)
-        return batches
+        return await self._queues.submit(payload, size, self._pool.retry_seconds)
 
     async def _flush(self, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
         """Send calls in one statement; return those to be sent again."""
@@ -395,7 +325,7 @@ class PostgresStore(Store):
                     return Family({}, {}, {})
                 family = await self._family(statements, thread_id, lock=False)
                 parts = family.parts
-                assert isinstance(parts, _Parts)
+                assert isinstance(parts, LazyParts)
                 await self._load_parts(statements, thread_id, parts, list(parts))
                 return Family(family.rows, family.writes, parts.loaded)
 
@@ -417,11 +347,11 @@ class PostgresStore(Store):
             write = write_of(item, item["call"], item["task_id"], item["task_path"])
             writes.setdefault(key, []).append(write)
             arrivals.append((item["checkpoint_ns"], item["checkpoint_id"], item["arrival"]))
-        parts = _Parts({size["part_id"]: size["size"] for size in sizes})
+        parts = LazyParts({size["part_id"]: size["size"] for size in sizes})
         return _Read(rows, writes, parts, arrivals)
 
     async def _load_parts(
-        self, statements: Statements, thread_id: str, parts: _Parts, wanted: Sequence[bytes]
+        self, statements: Statements, thread_id: str, parts: LazyParts, wanted: Sequence[bytes]
     ) -> None:
         rows = await statements.fetch(self._sql("parts"), thread_key(thread_id), list(wanted))
         parts.loaded.update((row["part_id"], row["data"]) for row in rows)
@@ -435,7 +365,7 @@ class PostgresStore(Store):
             async with statements.transaction():
                 await statements.fetch(self._sql("begin_revision"), thread_key(thread_id), self.clock())
                 family = await self._locked_family(statements, thread_id)
-                change = await self._plan(statements, thread_id, plan, family)
+                change = await run_plan(plan, family, partial(self._load_parts, statements, thread_id))
                 await self._apply(statements, thread_id, family, change)
 
         for _ in range(REVISIONS):
@@ -457,17 +387,6 @@ class PostgresStore(Store):
             found = {(encode(key.checkpoint_ns), id_key(key.checkpoint_id)) for key in family.rows}
             if all((row["checkpoint_ns"], row["checkpoint_id"]) in found for row in keys):
                 return family
-
-    async def _plan(self, statements: Statements, thread_id: str, plan: Plan, family: Family) -> Change:
-        parts = family.parts
-        assert isinstance(parts, _Parts)
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                # It takes its time where a thread is long.
-                return await loop.run_in_executor(None, plan, family)
-            except _Missing as missing:
-                await self._load_parts(statements, thread_id, parts, parts.next(missing.args[0]))
 
     async def _apply(self, statements: Statements, thread_id: str, family: _Read, change: Change) -> None:
         thread = thread_key(thread_id)

@@ -24,20 +24,11 @@ from langgraph_harness_saver.rows import (
 )
 from langgraph_harness_saver.search import searchable_metadata
 from langgraph_harness_saver.stores.base import Unconditional
+from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 
 _HEX = re.compile(r"\\x([0-9a-f]*)")
 ROW, SUPPORT, WRITE, PART = range(4)
 """What an item is that the reading functions return."""
-
-
-def encode(text: str) -> bytes:
-    """Return a text as bytes: Postgres' own has no NUL and no lone surrogates."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def decode(data: bytes) -> str:
-    """Undo `encode`."""
-    return data.decode("utf-8", "surrogatepass")
 
 
 def is_uuid(thread_id: str) -> bool:
@@ -164,7 +155,7 @@ def page_of(items: Sequence[Any]) -> Page:
 def write_of(item: Mapping[str, Any], call: int, task_id: bytes, path: bytes | None) -> WriteRow:
     """Return a write that was stored."""
     return WriteRow(
-        id_of_key(task_id), decode(path or b""), min(call, 0), item["body"], _split(item["parts"])
+        id_of_key(task_id), decode(path or b""), min(call, 0), item["body"], split_parts(item["parts"])
     )
 
 
@@ -193,7 +184,7 @@ def _made(item: Mapping[str, Any], key: CheckpointKey, rev: int, metadata: bytes
         metadata or b"",
         rev,
         _unpack_reach(key, item["since"], item["reach"]),
-        _split(item["parts"]),
+        split_parts(item["parts"]),
         None if run_id is None else id_of_key(run_id),
         Kind(item["kind"]),
     )
@@ -202,10 +193,6 @@ def _made(item: Mapping[str, Any], key: CheckpointKey, rev: int, metadata: bytes
 def _call(task_path: str, body: bytes) -> int:
     """Return what tells one call's regular writes from another's: 63 bits, and never 0."""
     return xxh3_64_intdigest(encode(task_path) + b"\x00" + body) >> 1 or 1
-
-
-def _split(parts: bytes | None) -> tuple[bytes, ...]:
-    return tuple(parts[i : i + 16] for i in range(0, len(parts), 16)) if parts else ()
 
 
 def _array(items: Sequence[bytes]) -> str | None:

@@ -16,12 +16,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.stores.urls import did_you_mean, hosts_and_ports, port_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ APPLICATION_NAME = "langgraph-harness-saver"
 _SCHEME = re.compile(r"(?:postgres|postgresql)(?:\+\w+)?://", re.IGNORECASE)
 _LOGIN = re.compile(r"([^@/:]*)(?::([^@/]*))?@")
 _REST = re.compile(r"([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
-_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::(.*))?", re.DOTALL)
 _KEYWORD = re.compile(r"\s*[A-Za-z_]+\s*=", re.ASCII)
 _PAIR = re.compile(
     r"\s*([^\s=]*)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(?![\s'])((?:[^\s\\]|\\.?)*))", re.ASCII | re.DOTALL
@@ -394,21 +393,10 @@ def _url_pairs(rest: str) -> Iterator[tuple[str, str]]:
             'a Postgres URL has a stray "@"; in a name or a password write @ as %40, / as %2F'
         )
     user, password = login.groups() if login else ("", "")
-    hosts, ports = _hosts_and_ports(place)
+    hosts, ports = (",".join(part) for part in zip(*hosts_and_ports(place, "Postgres"), strict=True))
     named = {"user": user, "password": password, "host": hosts, "port": ports, "dbname": path}
     yield from ((name, _decoded(text)) for name, text in named.items() if text)
     yield from _query_pairs(query or "")
-
-
-def _hosts_and_ports(place: str) -> tuple[str, str]:
-    found = [_HOST.fullmatch(part) for part in place.split(",")]
-    hosts = [part[1] or part[2] for part in found if part]
-    if len(hosts) < len(found):
-        raise InvalidConfigError(
-            "a host in a Postgres URL can't be read; an IPv6 address is written in brackets, [::1]:5432, "
-            "and what is special in a password is percent-encoded"
-        )
-    return ",".join(hosts), ",".join(part[3] or "" for part in found if part)
 
 
 def _query_pairs(query: str) -> Iterator[tuple[str, str]]:
@@ -449,8 +437,7 @@ def _check_known(names: Iterable[str], place: str = "Postgres") -> None:
 
 
 def _unknown(name: str, place: str) -> str:
-    near = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, _PARAMETERS, 1)), None)
-    guess = f" did you mean {near!r}?" if near else ""
+    guess = did_you_mean(name, _PARAMETERS, _ELSEWHERE)
     return (
         f"{place} has no connection parameter {name!r};{guess} a setting of the server goes into "
         "options=-cname=value, with = as %3D in a URL, and a driver's own options are passed beside it"
@@ -560,7 +547,7 @@ def _servers(values: Mapping[str, str]) -> Iterator[Server]:
     for at in range(count):
         name = names[at] if names else ""
         address = addresses[at] if addresses else ""
-        yield from _one_server(name, address, _port(ports[at % len(ports)]))
+        yield from _one_server(name, address, port_of(ports[at % len(ports)], 5432))
 
 
 def _one_server(name: str, address: str, port: int) -> Iterator[Server]:
@@ -587,17 +574,6 @@ def _checked_address(address: str) -> str:
 def _listed(values: Mapping[str, str], name: str) -> list[str]:
     found = values.get(name)
     return [item.strip() for item in found.split(",")] if found else []
-
-
-def _port(text: str) -> int:
-    if not text:
-        return 5432
-    # Not shown: with an unescaped "/" in a password this is a part of it.
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise InvalidConfigError(
-            "the port is not a number from 1 to 65535; in a password write : as %3A, / as %2F and @ as %40"
-        )
-    return int(text)
 
 
 def _os_user() -> str:

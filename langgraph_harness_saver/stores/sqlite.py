@@ -24,6 +24,7 @@ from langgraph_harness_saver.rows import (
     merge_spans,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.sqlite_file import SQL, SQLiteFile
 from langgraph_harness_saver.stores.sqlite_rows import (
     STUB,
@@ -31,9 +32,7 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     add_parts,
     add_writes,
     check_head,
-    decode,
     drop_writes,
-    encode,
     find,
     key_of,
     place_or_stub,

@@ -11,6 +11,7 @@ import ormsgpack
 from langgraph_harness_saver.errors import HeadMovedError
 from langgraph_harness_saver.ids import id_key, id_of_key
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, Span, WriteRow
+from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 from langgraph_harness_saver.stores.sqlite_file import SQL
 
 STUB = 3
@@ -143,7 +144,7 @@ def row_of(found: Sequence[Any]) -> tuple[CheckpointRow, int]:
         metadata,
         rev,
         _unpack_reach(reach, key),
-        _split(parts),
+        split_parts(parts),
         None if run_id is None else id_of_key(run_id),
         Kind(kind),
     )
@@ -154,13 +155,9 @@ def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ..
     """Return the writes of a checkpoint in order of arrival."""
     places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)
     return tuple(
-        WriteRow(id_of_key(task_id), decode(path or b""), call, body, _split(parts))
+        WriteRow(id_of_key(task_id), decode(path or b""), call, body, split_parts(parts))
         for task_id, path, call, body, parts in connection.execute(SQL["writes"], places)
     )
-
-
-def _split(parts: bytes | None) -> tuple[bytes, ...]:
-    return tuple(parts[i : i + 16] for i in range(0, len(parts), 16)) if parts else ()
 
 
 def _pack_reach(row: CheckpointRow) -> bytes | None:
@@ -187,13 +184,3 @@ def _unpack_reach(packed: bytes | None, key: CheckpointKey) -> tuple[Span, ...]:
         line = (decode(rest[1]), decode(rest[2])) if len(rest) > 1 else key[:2]
         spans.append(Span(*line, id_of_key(first), last))
     return tuple(spans)
-
-
-def encode(text: str) -> bytes:
-    """Return a text as bytes: SQLite's own TEXT has no lone surrogates."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def decode(data: bytes) -> str:
-    """Undo `encode`."""
-    return data.decode("utf-8", "surrogatepass")

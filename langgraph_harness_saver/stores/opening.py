@@ -1,0 +1,68 @@
+"""What stores with a server do once, or once for each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from langgraph_harness_saver.stores.batches import Batches, Flush
+from langgraph_harness_saver.stores.lanes import Lane
+
+T = TypeVar("T")
+
+FLUSH_CALLS, FLUSH_BYTES = 256, 4 << 20
+ENOUGH_CALLS = 16
+"""How many calls need not wait for others that are under way."""
+
+
+class Opening:
+    """Sets a store up, once; anew after it has failed."""
+
+    def __init__(self, set_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.is_done = False
+        self._set_up = set_up
+        self._under_way: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    async def wait(self) -> None:
+        """Set up, together with whoever else asks for it on this loop; one who is cancelled harms nobody."""
+        loop = asyncio.get_running_loop()
+        opening = self._under_way.get(loop)
+        if opening is None:
+            opening = self._under_way[loop] = loop.create_task(self._set_up())
+            opening.add_done_callback(self._done)
+        await asyncio.shield(opening)
+
+    def _done(self, opening: asyncio.Task[None]) -> None:
+        self._under_way = {loop: task for loop, task in self._under_way.items() if task is not opening}
+        # Asking for the error, in case that all who waited for it have gone.
+        self.is_done = self.is_done or (not opening.cancelled() and opening.exception() is None)
+
+
+class Queues(Generic[T]):
+    """Group commit on every event loop that makes calls; what is queued is sent before a loop ends."""
+
+    def __init__(self, flush: Flush[T], lane: Callable[[], Awaitable[Lane[Any]]]) -> None:
+        self._flush = flush
+        self._lane = lane
+        self._batches: dict[asyncio.AbstractEventLoop, Batches[T]] = {}
+
+    async def submit(self, payload: T, size: int, seconds: float) -> Any:
+        """Do what `Batches.submit` does on the running loop."""
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
+        if batches is None:
+            batches = await self._begin(loop)
+        return await batches.submit(payload, size, seconds)
+
+    async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[T]:
+        batches: Batches[T] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, ENOUGH_CALLS)
+        self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
+        self._batches[loop] = batches
+
+        async def finish() -> None:
+            await batches.finish()
+            self._batches.pop(loop, None)
+
+        (await self._lane()).finish.append(finish)
+        return batches

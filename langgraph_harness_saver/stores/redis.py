@@ -1,0 +1,679 @@
+"""Checkpoints in Redis or Valkey, on one server or a cluster, by core commands alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from langgraph_harness_saver.errors import (
+    HeadMovedError,
+    InvalidConfigError,
+    NotReplicatedError,
+    SchemaError,
+    StoreError,
+    StoreNotOpenError,
+    StoreUnavailableError,
+)
+from langgraph_harness_saver.rows import (
+    Base,
+    Change,
+    CheckpointKey,
+    CheckpointRow,
+    Family,
+    Kind,
+    Page,
+    PartRow,
+    PutResult,
+    Query,
+    WriteRow,
+)
+from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.batches import Call, Pauses
+from langgraph_harness_saver.stores.lua import SCRIPTS
+from langgraph_harness_saver.stores.opening import Opening, Queues
+from langgraph_harness_saver.stores.parts import LazyParts, run_plan
+from langgraph_harness_saver.stores.redis_errors import is_lost
+from langgraph_harness_saver.stores.redis_index import Index, Named
+from langgraph_harness_saver.stores.redis_rows import (
+    SHARDS,
+    Home,
+    grouped_writes,
+    home_of,
+    id_form,
+    line_of,
+    members_of_writes,
+    pack,
+    page_of,
+    place_of,
+    read_id,
+    read_place,
+    read_row,
+    rev_form,
+    row_form,
+    thread_form,
+    version_spot,
+    write_forms,
+)
+from langgraph_harness_saver.stores.redis_scan import Scanner
+from langgraph_harness_saver.stores.redis_url import RedisTarget, target_of
+from langgraph_harness_saver.stores.redis_wires import Command, Reply, Wire, Wires, call, command
+
+logger = logging.getLogger(__name__)
+
+MAJOR, MINOR = 1, 0
+"""The version of the form in which rows are stored. A release works with every newer minor one."""
+LOCKED, EXPIRED, FENCED = -1, -2, 8
+"""What writing scripts return, or add, as in `common.lua`."""
+LOAD_ROWS, LOAD_BYTES = 1000, 8 << 20
+"""How much of a family is read at a time."""
+REVISIONS = 100
+"""How often a revision is begun anew because others have changed the thread meanwhile."""
+REVISIONS_UNLOCKED = 3
+"""How often it is tried without keeping others from writing."""
+LOCK_SECONDS = 10.0
+LARGEST_BYTES = 512 << 20
+"""What Redis takes in one piece, unless proto-max-bulk-len says otherwise."""
+FENCE_SECONDS = 10.0
+"""For how long a fence stands, as in `common.lua`."""
+GRACE_SECONDS = 60.0
+"""By how much Redis lets a thread outlive its time, or by as much as that again if it is less: until then a
+sweep knows which of the indexes' entries are to go."""
+SWEEP_BATCH = 50
+WALK_ENTRIES = 200
+"""How many entries of the indexes a sweep looks at, besides those of what has expired."""
+NOWHERE = b"\x00\x00\x02\x00"
+"""A place where nothing stands: no id's form begins so."""
+
+
+class _Job(NamedTuple):
+    """One call on the family of a thread, and what the indexes have to know before it."""
+
+    thread_id: str
+    home: Home
+    command: Command
+    named: Sequence[Named] = ()
+    renews: bool = False
+    writes: bool = True
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether it has failed if entering it in the indexes has."""
+        return self.renews or bool(self.named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Family):
+    """A family as it was read, at that time, and the stamp of what was the latest write."""
+
+    now: float = 0.0
+    stamp: bytes = b""
+
+
+class RedisStore(Store):
+    """Keeps rows in keys that begin with a prefix, which any number of processes may use at once.
+
+    Calls that arrive while others are under way are sent together. A thread's keys are in one slot, and each
+    call is one script; what finds threads by ids or runs is in indexes elsewhere, see `index_common.lua`.
+    """
+
+    io: ClassVar[Literal["none", "blocking", "async"]] = "async"
+
+    def __init__(
+        self,
+        source: str | RedisTarget | object,
+        *,
+        key_prefix: str | None = None,
+        ttl_seconds: float | None = None,
+        refresh_on_read: bool = False,
+        pool_size: int = 10,
+        retry_seconds: float = 30.0,
+        wait_replicas: int = 0,
+        wait_seconds: float = 1.0,
+    ) -> None:
+        """Connect to where a URL or a client leads.
+
+        Args:
+            source: A URL, what `target_of` made of one, or a client of redis-py's, which is not closed.
+            key_prefix: What the names of all keys begin with; the URL's, or "harness", if None.
+            ttl_seconds: Seconds after its last write at which a thread expires; None for never.
+            refresh_on_read: Whether reading a thread's latest checkpoint, or one by id, renews it too.
+            pool_size: How many connections there may be, over all event loops; in a cluster to each server.
+            retry_seconds: For how long a call is tried again when the server goes away.
+            wait_replicas: How many replicas must have a write before it is acknowledged.
+            wait_seconds: How long they have for it.
+
+        Raises:
+            InvalidConfigError: The source leads nowhere, or the prefix can't be used.
+        """
+        target = source if isinstance(source, RedisTarget) else target_of(source, max_connections=pool_size)
+        self.ttl_seconds = ttl_seconds
+        self.refresh_on_read = refresh_on_read
+        self.prefix = key_prefix or target.key_prefix or "harness"
+        if "{" in self.prefix or "}" in self.prefix:
+            raise InvalidConfigError(
+                f"key_prefix {self.prefix!r} has a brace, which a cluster takes for the part of a key that "
+                "says where it lives; leave braces out"
+            )
+        self.where = target.describe()
+        self._cluster = target.cluster
+        self._wait = (wait_replicas, round(wait_seconds * 1000))
+        self._wires = Wires(target, retry_seconds)
+        self._queues: Queues[_Job] = Queues(self._flush, self._wires.lane)
+        self._opening = Opening(lambda: self._wires.run(self._set_up))
+        self._index = Index(self.prefix, self._ask, self._new_stamp)
+        self._scanner = Scanner(self._index, lambda: self._times()[0])
+        self._closed = False
+        self._stamps = itertools.count()
+        self._stamper = (0, b"")
+
+    # --- opening and closing -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._closed:
+            raise StoreNotOpenError(f"the store of {self.where} is closed; make a new saver")
+        if not self._opening.is_done:
+            await self._opening.wait()
+
+    async def _set_up(self, wire: Wire, deadline: float) -> None:
+        spot = version_spot(self.prefix)
+        key = spot.keys[0]
+        commands = [
+            command(spot, b"INFO"),
+            command(spot, b"HSETNX", key, b"major", b"%d" % MAJOR),
+            command(spot, b"HSETNX", key, b"minor", b"%d" % MINOR),
+            command(spot, b"HMGET", key, b"major", b"minor"),
+        ]
+        info, *made, version = await wire.send(commands, deadline)
+        facts = _facts(info)
+        if not self._cluster and facts.get("cluster_enabled") == "1":
+            raise InvalidConfigError(
+                f"{self.where} is a server of a Redis Cluster: write redis+cluster://, or give a RedisCluster"
+            )
+        for reply in (version, *made):
+            # One that takes nothing more can still be read.
+            if isinstance(reply, Exception) and (is_lost(reply) or not _is_version(version)):
+                raise reply
+        self._check_version(version)
+        self._warn_of_eviction(facts.get("maxmemory_policy", ""))
+
+    def _check_version(self, version: Sequence[bytes | None]) -> None:
+        major = version[0] or b""
+        if not major.isdigit():
+            raise SchemaError(
+                f"{self.where}: the keys that begin with {self.prefix!r} aren't this store's; choose another "
+                "key_prefix"
+            )
+        if int(major) > MAJOR:
+            raise SchemaError(
+                f"{self.where}: what begins with {self.prefix!r} has version {int(major)}, and this release "
+                f"knows {MAJOR}: upgrade langgraph-harness-saver, or choose another key_prefix"
+            )
+
+    def _warn_of_eviction(self, policy: str) -> None:
+        if policy.startswith("allkeys") or (policy.startswith("volatile") and self.ttl_seconds is not None):
+            logger.warning(
+                "%s deletes checkpoints when memory is short (maxmemory-policy %s): set it to noeviction, "
+                "which refuses new ones instead",
+                self.where,
+                policy,
+            )
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._wires.close()
+
+    def let_go(self) -> None:
+        self._closed = True
+        self._wires.let_go()
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        row: CheckpointRow,
+        parts: Sequence[PartRow] = (),
+        *,
+        base: Base | None = None,
+        head: str | Unconditional | None = ANY_HEAD,
+    ) -> PutResult:
+        await self.open()
+        home = self._home(row.key.thread_id)
+        place, form = row_form(home.family, row)
+        own_id = id_form(row.key.checkpoint_id)
+        arguments = [
+            *self._times(),
+            self._new_stamp(),
+            place[: -len(own_id)],
+            own_id,
+            form,
+            await self._place_of_base(home, base),
+            b"" if base is None else rev_form(base.rev),
+            b"" if isinstance(head, Unconditional) else b"-" if head is None else id_form(head),
+        ]
+        for part in parts:
+            arguments += (part.part_id, part.data)
+        named = Named(row.key, row.run_id)
+        putting = call(SCRIPTS["put"], home.spot, arguments)
+        reply = await self._submit(_Job(row.key.thread_id, home, putting, (named,), renews=True))
+        if isinstance(reply, list):
+            await self._index.clean([named])
+            actual = None if reply[1] == b"-" else read_id(reply[1])
+            raise HeadMovedError(None if isinstance(head, Unconditional) else head, actual)
+        result = PutResult(reply)
+        if result == PutResult.BASE_GONE:
+            await self._index.clean([named])
+        return result
+
+    async def _place_of_base(self, home: Home, base: Base | None) -> bytes:
+        """Return where a base has to be in the family."""
+        if base is None:
+            return b""
+        elsewhere = self._home(base.key.thread_id)
+        if elsewhere.family == home.family:
+            return place_of(home.family, base.key)
+        # No script sees two families, so this is a look beforehand. The core never asks for it.
+        page = await self.get(*base.key, _nothing)
+        is_there = bool(page.entries) and page.entries[0].row.rev == base.rev
+        return b"" if is_there else NOWHERE
+
+    async def put_writes(
+        self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
+    ) -> None:
+        if not writes:
+            return
+        await self.open()
+        home = self._home(key.thread_id)
+        arguments = [
+            *self._times(),
+            self._new_stamp(),
+            place_of(home.family, key),
+            b"%d" % len(writes),
+        ]
+        for write in writes:
+            arguments += write_forms(write)
+        for part in parts:
+            arguments += (part.part_id, part.data)
+        writing = call(SCRIPTS["put_writes"], home.spot, arguments)
+        await self._submit(_Job(key.thread_id, home, writing, renews=True))
+
+    async def _submit(self, job: _Job) -> Any:
+        """Return the reply to a call, which leaves together with others."""
+        size = len(job.command.packed)
+        if size > LARGEST_BYTES:
+            raise StoreError(
+                f"{self.where}: {size:,} bytes are more than Redis takes at once; nothing was stored"
+            )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._wires.retry_seconds
+        pauses = Pauses()
+        while True:
+            try:
+                reply = await self._queues.submit(job, size, deadline - loop.time())
+                if reply == EXPIRED:
+                    await self._delete(job.thread_id, if_expired=True)
+                    continue
+                if reply != LOCKED:
+                    return reply
+                if loop.time() >= deadline:
+                    raise StoreUnavailableError(
+                        f"{self.where}: others kept the thread locked for all of retry_seconds; try again"
+                    )
+            except StoreError as error:
+                if not self._wires.is_worth_another(error, deadline):
+                    raise
+            # Here, so that the others don't wait for this one.
+            await pauses.wait()
+
+    async def _flush(self, calls: Sequence[Call[_Job]]) -> Sequence[Call[_Job]]:
+        """Send calls together; return those to be sent again."""
+        try:
+            work = partial(self._exchange, [each.payload for each in calls])
+            replies = await self._wires.attempt(work, max(each.deadline for each in calls))
+        except StoreError as error:
+            again = [each for each in calls if self._wires.is_worth_another(error, each.deadline)]
+            for each in calls:
+                if each not in again:
+                    each.fail(error)
+            return again
+        for each, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, StoreError):
+                each.fail(reply)
+            elif isinstance(reply, Exception):
+                each.fail(self._wires.translated(reply))
+            else:
+                each.resolve(reply)
+        return ()
+
+    async def _exchange(self, jobs: Sequence[_Job], wire: Wire, deadline: float) -> list[Reply]:
+        """Send what the indexes have to know, then the calls themselves; return the replies to these."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        entries = self._entries(jobs)
+        own = [job.command for job in jobs]
+        if self._cluster and entries:
+            # There they are elsewhere, so that one has to be waited for before the other.
+            replies = await wire.send(list(entries.values()), deadline)
+            replies += await wire.send(own, deadline)
+        else:
+            replies = await wire.send([*entries.values(), *own], deadline)
+        failed = _failures(dict(zip(entries, replies, strict=False)))
+        replies = replies[len(entries) :]
+        fenced = [n for n, reply in enumerate(replies) if type(reply) is int and reply >= FENCED]
+        if fenced or loop.time() - begin > FENCE_SECONDS / 2:
+            for n in fenced:
+                replies[n] -= FENCED
+            entries = self._entries(jobs)
+            once_more = await wire.send(list(entries.values()), deadline)
+            failed |= _failures(dict(zip(entries, once_more, strict=True)))
+        for job_number, job in enumerate(jobs):
+            if job.is_indexed and job.home.shard in failed:
+                replies[job_number] = failed[job.home.shard]
+        lost = [reply for reply in replies if isinstance(reply, Exception) and is_lost(reply)]
+        if lost:
+            raise lost[0]
+        written = [n for n, job in enumerate(jobs) if job.writes and not isinstance(replies[n], Exception)]
+        if self._wait[0] and written:
+            error = await self._replicate([own[n].slot for n in written], wire, deadline)
+            for n in written if error else ():
+                replies[n] = error
+        return replies
+
+    def _entries(self, jobs: Sequence[_Job]) -> dict[int, Command]:
+        """Return what enters all that calls name in the indexes, by shard."""
+        named = [each for job in jobs for each in job.named]
+        renewed = [job.thread_id for job in jobs if job.renews and self.ttl_seconds is not None]
+        _, ttl, expires = self._times()
+        return self._index.entries(named, renewed, ttl, expires)
+
+    async def _replicate(
+        self, slots: Sequence[int], wire: Wire, deadline: float
+    ) -> NotReplicatedError | None:
+        """Wait until enough replicas have what has been written on this wire; return why it isn't so."""
+        wanted, milliseconds = self._wait
+        waits = [
+            Command(slot, 3, pack([b"WAIT", b"%d" % wanted, b"%d" % milliseconds]))
+            for slot in wire.one_for_each_server(slots)
+        ]
+        for count in await wire.send(waits, deadline):
+            if isinstance(count, Exception):
+                # It was a master when it was written to, and the next one need not have it.
+                raise ConnectionError(str(count)) if "replica" in str(count) else count
+            if count < wanted:
+                return NotReplicatedError(
+                    f"{self.where}: it is written, but only {count} of {wanted} replicas have it after "
+                    f"{milliseconds / 1000:g} seconds, so a failover may lose it; look at the replicas, "
+                    "or lower wait_replicas"
+                )
+        return None
+
+    def _times(self, now: float | None = None) -> tuple[bytes, bytes, bytes]:
+        """Return now, in how many milliseconds Redis is to forget what is written now, and its expiry."""
+        now = self.clock() if now is None else now
+        if self.ttl_seconds is None:
+            return repr(now).encode(), b"", b""
+        kept = self.ttl_seconds + min(self.ttl_seconds, GRACE_SECONDS)
+        return repr(now).encode(), b"%d" % max(kept * 1000, 1), repr(now + self.ttl_seconds).encode()
+
+    def _new_stamp(self) -> bytes:
+        """Return what no other change in any process is marked with."""
+        pid, prefix = self._stamper
+        if pid != os.getpid():
+            pid, prefix = self._stamper = (os.getpid(), os.urandom(9))
+        return prefix + next(self._stamps).to_bytes(6, "big")
+
+    def _home(self, thread_id: str) -> Home:
+        return home_of(self.prefix, thread_id)
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str | None,
+        known: Known,
+        guess: Base | None = None,
+    ) -> Page:
+        await self.open()
+        home = self._home(thread_id)
+        line = line_of(home.family, thread_id, checkpoint_ns)
+        looks_for = (b"latest", line) if checkpoint_id is None else (b"one", line + id_form(checkpoint_id))
+        had = (b"", b"") if guess is None else (place_of(home.family, guess.key), rev_form(guess.rev))
+        now, ttl, expires = self._times()
+        read = call(SCRIPTS["read"], home.spot, (now, b"all", *looks_for, *had))
+        page = page_of(await self._submit(_Job(thread_id, home, read, writes=False)), home.family)
+        if page.entries and self.refresh_on_read and ttl:
+            arguments = (now, ttl, expires, thread_form(home.family, thread_id))
+            touch = call(SCRIPTS["touch"], home.spot, arguments)
+            await self._submit(_Job(thread_id, home, touch, renews=True))
+        return page
+
+    async def scan(self, query: Query, size: int, known: Known) -> Page:
+        """Return the next page of a query; see `Store.scan`.
+
+        A filter costs reading the metadata of every row that the rest of the query selects, in pages, until
+        enough of them match.
+        """
+        await self.open()
+        return await self._scanner.scan(query, size)
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Reply]:
+        """Return the replies to commands that may be repeated."""
+
+        async def work(wire: Wire, deadline: float) -> list[Reply]:
+            replies = await wire.send(commands, deadline)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        return await self._wires.run(work)
+
+    async def load(self, thread_id: str) -> Family:
+        await self.open()
+        family = await self._family(thread_id)
+        parts = family.parts
+        assert isinstance(parts, LazyParts)
+        while missing := [part_id for part_id in parts if part_id not in parts.loaded]:
+            await self._load_parts(self._home(thread_id), parts, parts.next(missing[0]))
+        return Family(family.rows, family.writes, parts.loaded)
+
+    async def _family(self, thread_id: str) -> _Read:
+        """Read all of a family as it was at one moment."""
+        home = self._home(thread_id)
+        thread = thread_form(home.family, thread_id)
+        pauses = Pauses()
+        while True:
+            now = self.clock()
+            read = await self._read_once(home, thread, now)
+            if read is not None:
+                return read
+            await pauses.wait()
+
+    async def _read_once(self, home: Home, thread: bytes, now: float) -> _Read | None:
+        """Read a family in pieces; return None if somebody has changed it meanwhile."""
+        meta, live, rest, _, writes, _ = home.spot.keys
+        found: dict[bytes, list[bytes]] = {live: [], rest: [], writes: []}
+        sizes: Sequence[Any] = ()
+        unread = list(found)
+        stamps: set[bytes | None] = set()
+        is_expired = False
+        while unread or not stamps:
+            look = command(home.spot, b"HMGET", meta, b"v", b"e" + thread)
+            pieces = [self._piece(home, key, len(found[key])) for key in unread]
+            others = [] if stamps else [call(SCRIPTS["part_sizes"], home.spot, ())]
+            before, *replies, after = await self._ask([look, *pieces, *others, look])
+            stamps |= {before[0], after[0]}
+            if len(stamps) > 1:
+                return None
+            is_expired = after[1] is not None and float(after[1]) <= now
+            if others:
+                sizes = replies.pop()
+            for key, members in zip(unread, replies, strict=True):
+                found[key] += members
+            unread = [k for k, members in zip(unread, replies, strict=True) if len(members) == LOAD_ROWS]
+        stamp = next(iter(stamps)) or b""
+        if is_expired:
+            return _Read({}, {}, LazyParts({}), now, stamp)
+        rows = {row.key: row for row in (read_row(m, home.family) for m in (*found[live], *found[rest]))}
+        parts = LazyParts(dict(zip(sizes[::2], sizes[1::2], strict=True)))
+        return _Read(rows, grouped_writes(found[writes], home.family), parts, now, stamp)
+
+    @staticmethod
+    def _piece(home: Home, key: bytes, start: int) -> Command:
+        return command(home.spot, b"ZRANGE", key, b"%d" % start, b"%d" % (start + LOAD_ROWS - 1))
+
+    async def _load_parts(self, home: Home, parts: LazyParts, wanted: Sequence[bytes]) -> None:
+        for start in range(0, len(wanted), LOAD_ROWS):
+            some = wanted[start : start + LOAD_ROWS]
+            [found] = await self._ask([command(home.spot, b"HMGET", home.spot.keys[-1], *some)])
+            # One that has gone meanwhile: the revision is begun anew.
+            parts.loaded.update(
+                (p, b"" if data is None else data) for p, data in zip(some, found, strict=True)
+            )
+
+    # --- changing ----------------------------------------------------------------------------------
+
+    async def revise(self, thread_id: str, plan: Plan) -> None:
+        await self.open()
+        home = self._home(thread_id)
+        pauses = Pauses()
+        is_locked = False
+        try:
+            for number in range(REVISIONS):
+                if number >= REVISIONS_UNLOCKED:
+                    is_locked = True
+                    await self._ask([call(SCRIPTS["lock"], home.spot, [b"%d" % (LOCK_SECONDS * 1000)])])
+                family = await self._family(thread_id)
+                change = await run_plan(plan, family, partial(self._load_parts, home))
+                if change == Change() or await self._apply(home, thread_id, family, change):
+                    return
+                logger.debug("%s: others have changed thread %r meanwhile", self.where, thread_id)
+                await pauses.wait()
+        finally:
+            if is_locked:
+                await self._ask([command(home.spot, b"HDEL", home.spot.keys[0], b"l")])
+        raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
+
+    async def _apply(self, home: Home, thread_id: str, family: _Read, change: Change) -> bool:
+        now, ttl, expires = self._times(family.now)
+        rows = [row_form(home.family, row) for row in change.rows]
+        writes = {place_of(home.family, key): some for key, some in change.writes.items()}
+        arguments = [
+            *(now, ttl, expires, self._new_stamp(), thread_form(home.family, thread_id), family.stamp),
+            b"%d" % change.renews,
+            *_counted([place_of(home.family, key) for key in change.deletes]),
+            b"%d" % len(rows),
+            *itertools.chain.from_iterable(rows),
+            *_counted(list(writes)),
+            *_counted([m for place, some in writes.items() for m in members_of_writes(place, some)]),
+            b"%d" % len(change.parts),
+            *itertools.chain.from_iterable((part.part_id, part.data) for part in change.parts),
+            *_counted(list(change.drop_parts)),
+        ]
+        applying = call(SCRIPTS["apply"], home.spot, arguments)
+        entered = _newly_named(family, change)
+        adds = bool(change.rows) or any(change.writes.values())
+        touches = change.renews or (adds and not (family.rows or family.writes))
+        if await self._submit(_Job(thread_id, home, applying, entered, renews=touches)) != 1:
+            return False
+        await self._index.clean(_no_longer_named(family, change))
+        return True
+
+    async def delete_thread(self, thread_id: str) -> int:
+        await self.open()
+        live, _ = await self._delete(thread_id, if_expired=False)
+        return live
+
+    async def _delete(self, thread_id: str, *, if_expired: bool) -> tuple[int, bytes]:
+        """Delete a thread; return how many live checkpoints it had, or -1 as it stays, and its expiry."""
+        home = self._home(thread_id)
+        thread = thread_form(home.family, thread_id)
+        arguments = (self._times()[0], self._new_stamp(), thread, b"%d" % if_expired)
+        dropping = call(SCRIPTS["drop"], home.spot, arguments)
+        live, expiry, *dropped = await self._submit(_Job(thread_id, home, dropping))
+        await self._index.clean(
+            Named(read_place(place, home.family)[0], read_id(run) if run else None)
+            for place, run in zip(dropped[::2], dropped[1::2], strict=True)
+        )
+        return live, expiry or b""
+
+    async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
+        await self.open()
+        return await self._scanner.threads_of_runs(run_ids)
+
+    async def sweep(self) -> int:
+        await self.open()
+        swept = 0
+        for shard in range(SHARDS):
+            while due := await self._index.due(shard, self._times()[0], SWEEP_BATCH):
+                swept += await self._expire(shard, due)
+        await self._scanner.walk(WALK_ENTRIES)
+        return swept
+
+    async def _expire(self, shard: int, due: Sequence[tuple[bytes, bytes]]) -> int:
+        """Delete those of some threads that have expired; return how many did."""
+        swept = 0
+        settled: list[bytes] = []
+        for member, seen in due:
+            live, expiry = await self._delete(read_id(member), if_expired=True)
+            swept += live >= 0
+            # It has gone, or been renewed since; one without an expiry is nobody's to sweep.
+            settled += (member, seen, expiry if live < 0 else b"")
+        await self._index.settle(shard, settled)
+        return swept
+
+
+def _nothing(key: CheckpointKey, rev: int) -> bool:
+    return False
+
+
+def _failures(replies: Mapping[int, Reply]) -> dict[int, Exception]:
+    return {shard: reply for shard, reply in replies.items() if isinstance(reply, Exception)}
+
+
+def _facts(info: Reply) -> dict[str, str]:
+    """Return what INFO tells; nothing where it isn't allowed."""
+    lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _is_version(version: Reply) -> bool:
+    return isinstance(version, list) and version[0] is not None
+
+
+def _counted(items: Sequence[bytes]) -> list[bytes]:
+    return [b"%d" % len(items), *items]
+
+
+def _newly_named(family: Family, change: Change) -> list[Named]:
+    """Return the checkpoints, or runs of them, that a change brings."""
+    new = []
+    for row in change.rows:
+        before = family.rows.get(row.key)
+        if row.kind == Kind.LIVE and (
+            before is None or before.kind != Kind.LIVE or before.run_id != row.run_id
+        ):
+            new.append(Named(row.key, row.run_id))
+    return new
+
+
+def _no_longer_named(family: Family, change: Change) -> list[Named]:
+    """Return the checkpoints, or runs of them, that a change has removed."""
+    after: dict[CheckpointKey, CheckpointRow | None] = dict.fromkeys(change.deletes)
+    after.update({row.key: row for row in change.rows})
+    gone = []
+    for key, row in after.items():
+        before = family.rows.get(key)
+        if before is not None and before.kind == Kind.LIVE:
+            is_live = row is not None and row.kind == Kind.LIVE
+            if not is_live or (row is not None and row.run_id != before.run_id):
+                gone.append(Named(key, before.run_id))
+    return gone
