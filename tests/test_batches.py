@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from langgraph_harness_saver.stores import batches
 from langgraph_harness_saver.stores.batches import Batches, Call, Watch
 
@@ -79,50 +81,64 @@ async def test_a_flight_is_bounded_in_calls_and_bytes():
     assert sorted(payload for flight in wire.flights for payload in flight) == list(range(20))
 
 
-async def turns_while(seconds: float, watch: Watch) -> int:
-    """Count how often the loop turns while a call of so many seconds is under way."""
-    loop, turns = asyncio.get_running_loop(), 0
-    run_once = loop._run_once
+class Loop:
+    """A clock that is set, and callbacks that are called when told to."""
 
-    def count() -> None:
-        nonlocal turns
-        turns += 1
-        run_once()
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.soon: list[Any] = []
 
-    loop._run_once = count
-    watch.begin()
-    await asyncio.sleep(seconds)
-    watch.end()
-    del loop._run_once
-    return turns
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Any) -> None:
+        self.soon.append(callback)
+
+    def turn(self, seconds: float) -> bool:
+        """Let time pass, then do what was to be done soon; tell whether there is more."""
+        self.now += seconds
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+        return bool(self.soon)
 
 
-async def test_a_loop_stays_awake_for_answers_that_come_soon_and_only_so_long(monkeypatch):
-    monkeypatch.setattr(batches, "_processors", lambda: 2)
+def watching(monkeypatch: pytest.MonkeyPatch, processors: int, usual: float) -> tuple[Watch, Loop]:
+    loop = Loop()
+    monkeypatch.setattr(batches, "_processors", lambda: processors)
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
     watch = Watch()
-    assert await turns_while(0.02, watch) < 5
-    watch._usual = batches.LONGEST_WATCH / 2
-    awake = await turns_while(0.02, watch)
-    assert awake > 10
-    # It has given up long before: the answer took longer than is usual, which it isn't any more.
-    assert watch._usual > batches.LONGEST_WATCH
-    assert await turns_while(0.02, watch) < 5
-
-
-async def test_where_there_is_one_processor_it_is_left_to_others(monkeypatch):
-    monkeypatch.setattr(batches, "_processors", lambda: 1)
-    watch = Watch()
-    for _ in range(50):
+    for _ in range(100):
         watch.begin()
+        loop.turn(usual)
         watch.end()
-    assert await turns_while(0.0001, watch) < 5
+    loop.turn(0)
+    return watch, loop
 
 
-async def test_the_watch_ends_with_the_call(monkeypatch):
-    monkeypatch.setattr(batches, "_processors", lambda: 2)
-    watch = Watch()
-    watch._usual = batches.LONGEST_WATCH / 2
+def test_a_loop_stays_awake_for_answers_that_come_soon_and_only_so_long(monkeypatch):
+    watch, loop = watching(monkeypatch, 2, 0.0002)
     watch.begin()
+    assert [loop.turn(0.00009) for _ in range(6)] == [True, True, True, True, False, False]
+    # The answer took longer than is usual; where they all do, none is waited for.
+    for _ in range(20):
+        loop.now += 0.01
+        watch.end()
+        watch.begin()
+    loop.turn(0)
+    assert not loop.turn(0)
+
+
+@pytest.mark.parametrize(("processors", "usual"), [(1, 0.0002), (2, 0.01)])
+def test_a_loop_sleeps_where_there_is_one_processor_or_the_server_is_far_away(monkeypatch, processors, usual):
+    watch, loop = watching(monkeypatch, processors, usual)
+    watch.begin()
+    assert loop.soon == []
+
+
+def test_the_watch_ends_with_the_call(monkeypatch):
+    watch, loop = watching(monkeypatch, 2, 0.0002)
+    watch.begin()
+    assert loop.turn(0.0001)
     watch.end()
-    await settled()
-    assert not watch._awake
+    assert not loop.turn(0)
