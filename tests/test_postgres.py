@@ -267,7 +267,8 @@ def test_revisions_survive_terminated_backends(postgres_server: Any, url: str) -
         nonlocal killed
         while not stop.is_set():
             killed += terminate(postgres_server, schema_of(url))
-            time.sleep(random.uniform(0.005, 0.03))
+            # Long enough for a revision to come through on a busy machine, too.
+            time.sleep(random.uniform(0.02, 0.15))
 
     with connect(url) as saver:
         for number in range(30):
