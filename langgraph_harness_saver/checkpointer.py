@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from enum import Enum
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -49,6 +49,8 @@ from langgraph_harness_saver.sweeper import Sweeper
 from langgraph_harness_saver.versions import next_version
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 _STRATEGIES = {"keep_latest": False, "delete": True, "delete_all": True}
@@ -146,6 +148,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         made, serde = self._made, self.serde
         if made is None or made[0] is not serde:
             made = self._made = (serde, Core(self.backend, Codec(serde, bare=self.backend.bare), self._cache))
+            self._sweeper.core = made[1]
         return made[1]
 
     # --- life --------------------------------------------------------------------------------------
@@ -259,6 +262,10 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that follows any stored one, whichever saver made it, and is given only once."""
         return next_version(current)
+
+    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine over this saver for a sync caller, as its own sync methods do."""
+        return self._bridge.run(work)
 
     # --- reading -----------------------------------------------------------------------------------
 

@@ -25,11 +25,19 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
 from langgraph_harness_saver.errors import SerializationError, UnsafeTypeError
-from langgraph_harness_saver.header import Header, pack_header
+from langgraph_harness_saver.header import Header, merge_aliases, pack_alias, pack_header
 from langgraph_harness_saver.messages import MESSAGES, pack_messages, unpack_messages
-from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, WriteRow
+from langgraph_harness_saver.rows import (
+    CheckpointKey,
+    CheckpointRow,
+    Kind,
+    PartRow,
+    WriteRow,
+    merge_spans,
+)
 from langgraph_harness_saver.serde import HarnessSerializer, build_message
 from langgraph_harness_saver.slots import (
+    ALIAS,
     DIFFERENCE,
     DIFFERENCE_PART,
     HEADER,
@@ -45,6 +53,7 @@ from langgraph_harness_saver.slots import (
     Encoded,
     Image,
     Reading,
+    Ref,
     Slot,
     digest,
     extend,
@@ -54,6 +63,7 @@ from langgraph_harness_saver.slots import (
     parts_of,
     reach_of,
     revision,
+    span_of,
     unpack_slot,
 )
 from langgraph_harness_saver.versions import is_unique
@@ -267,6 +277,40 @@ class Codec:
             history=image.history,
             history_parts=history_parts(image.history),
             keep=keep,
+        )
+
+    def alias(
+        self,
+        key: CheckpointKey,
+        model: CheckpointRow,
+        parent_id: str | None,
+        metadata: Mapping[str, Any],
+        ts: str | None = None,
+        changes: Mapping[str, Any] = NOTHING,
+    ) -> CheckpointRow:
+        """Encode a copy of a live checkpoint of the same family, which takes the same however large it is.
+
+        `metadata` is its own, `ts` and `changes` what its header has otherwise: its time, and extra fields.
+        """
+        body = self.open_body(model.body, model.key)
+        with Reading(model.key):
+            target, slot = Ref(model.key, cast("int", body.head)), body.slots[cast("int", body.head)]
+            data = pack_alias(ts, changes)
+            if slot.kind == ALIAS and slot.base is not None:
+                # A copy of a copy is one of the original, or reading it would take longer and longer.
+                target, data = slot.base, merge_aliases(slot.data, data)
+        base_digest = slot.base_digest if slot.kind == ALIAS else slot.digest
+        alias = Slot(ALIAS, "", digest(b"%x," % base_digest + data), data, target, base_digest)
+        packed = self.seal_body(Body(0, {0: alias}), key)
+        described = self.pack_metadata(metadata, key.thread_id)
+        return CheckpointRow(
+            key,
+            parent_id,
+            packed,
+            described,
+            revision(packed, described, parent_id),
+            merge_spans([*model.reach, span_of(model.key)]),
+            model.parts,
         )
 
     def anchor(

@@ -9,8 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
-from langgraph_harness_saver.errors import CorruptCheckpointError, HeadMovedError, SerializationError
-from langgraph_harness_saver.family import kept_slots, reader_of, removal, unused_parts
+from langgraph_harness_saver.errors import (
+    CorruptCheckpointError,
+    EntangledError,
+    HeadMovedError,
+    SerializationError,
+)
+from langgraph_harness_saver.family import ending, kept_slots, reader_of, removal, standalone, unused_parts
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
     Base,
@@ -28,7 +33,7 @@ from langgraph_harness_saver.rows import (
     WriteRow,
 )
 from langgraph_harness_saver.slots import Dump, Image, revision
-from langgraph_harness_saver.stores.base import ANY_HEAD, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Store, Unconditional
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +114,11 @@ class Core:
         while True:
             row, parts, image = self.codec.encode(key, parent_id, dump, base)
             needed = Base(base.key, base.rev) if base else None
-            result = await self.store.put(row, parts, base=needed, head=head)
+            try:
+                result = await self.store.put(row, parts, base=needed, head=head)
+            except EntangledError:
+                await self.end(key.thread_id, expired=True)
+                continue
             if result != PutResult.BASE_GONE or parent is None:
                 break
             # Another process has pruned or deleted the parent since it was cached.
@@ -139,10 +148,10 @@ class Core:
         def plan(family: Family) -> Change:
             there = family.rows.get(key)
             parent_id = there.parent_id if keep_parent and there else given_parent
-            parent = None if parent_id is None else family.rows.get(key._replace(checkpoint_id=parent_id))
+            parent = parent_id and family.find(key._replace(checkpoint_id=parent_id), family.rows)
             base = None
-            if parent is not None and parent.kind != Kind.HIDDEN:
-                base = reader_of(self.codec, family.rows, family).image(parent)
+            if parent:
+                base = reader_of(self.codec, family.rows, family).image(family.rows[parent])
             keep = kept_slots(self.codec, family, key)
             encoded = self.codec.encode(key, parent_id, dump, base, keep)
             if there is None or (there.kind, there.rev) != (Kind.LIVE, encoded.row.rev):
@@ -154,6 +163,7 @@ class Core:
 
         await self.store.open()
         self.cache.drop(key)
+        await self.end(key.thread_id, expired=True)
         await self.store.revise(key.thread_id, plan)
         return done
 
@@ -169,7 +179,12 @@ class Core:
     ) -> None:
         await self.store.open()
         if rows:
-            await self.store.put_writes(key, rows, parts)
+            try:
+                await self.store.put_writes(key, rows, parts)
+            except EntangledError:
+                # It has expired, and is to begin anew.
+                await self.end(key.thread_id, expired=True)
+                await self.store.put_writes(key, rows, parts)
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -179,10 +194,39 @@ class Core:
         held = _Held(self.cache)
         guess = held.guess(thread_id, checkpoint_ns, checkpoint_id)
         page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known, guess)
+        if not page.entries and checkpoint_id is not None:
+            page = await self._ancestor(CheckpointKey(thread_id, checkpoint_ns, checkpoint_id), held.known)
         for stored in self._decode(page, held):
             self.cache.add(stored.image)
             return stored
         return None
+
+    async def page(self, key: CheckpointKey, known: Known) -> Page:
+        """Return one checkpoint as the store has it, a branch's ancestor as well."""
+        page = await self.store.get(*key, known)
+        return page if page.entries else await self._ancestor(key, known)
+
+    async def _ancestor(self, key: CheckpointKey, known: Known) -> Page:
+        """Return what a branch has from before it began, which is another thread's."""
+        page = Page()
+        for source in await self.sources(key.thread_id):
+            page = await self.store.get(source, *key[1:], known, expired=True)
+            if page.entries:
+                break
+        return page
+
+    async def sources(self, thread_id: str) -> list[str]:
+        """Return the threads that a branch reads what it doesn't hold itself from, nearest first."""
+        records = {branch.thread_id: branch for branch in await self.store.branches(thread_id)}
+        found: list[str] = []
+        branch = records.get(thread_id)
+        if branch is not None and not branch.name:
+            # It has been deleted, and is still asked by its own branches only.
+            return found
+        while branch is not None:
+            found.append(branch.source)
+            branch = records.get(branch.source)
+        return found
 
     async def _image(self, key: CheckpointKey) -> Image | None:
         stored = await self.get(*key)
@@ -268,8 +312,11 @@ class Core:
         missing: CheckpointKey | None = None
         while True:
             held = _Held(self.cache)
-            page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known)
-            ancestors = _Ancestors(self, page.entries[0].row if page.entries else None)
+            if checkpoint_id is None:
+                page = await self.store.get(thread_id, checkpoint_ns, None, held.known)
+            else:
+                page = await self.page(CheckpointKey(thread_id, checkpoint_ns, checkpoint_id), held.known)
+            ancestors = _Ancestors(self, thread_id, page.entries[0].row if page.entries else None)
             history = await self._gather(ancestors, thread_id, channels)
             # An ancestor may be pruned while the walk is on its way, which then has to be taken again.
             if ancestors.missing is None or ancestors.missing == missing:
@@ -297,7 +344,35 @@ class Core:
     async def delete_thread(self, thread_id: str) -> int:
         """Delete a thread; return how many checkpoints it had."""
         await self.store.open()
-        return await self.store.delete_thread(thread_id)
+        try:
+            return await self.store.delete_thread(thread_id)
+        except EntangledError:
+            # Of what has expired, nothing counts.
+            await self.end(thread_id, expired=True)
+            return await self.end(thread_id)
+
+    async def end(self, thread_id: str, *, expired: bool = False) -> int:
+        """Delete a thread, with `expired` only if it has, leaving what others of its family need.
+
+        A store keeps what has expired for its family's sake, and a revision would take it for alive.
+        """
+        live = 0
+
+        def plan(family: Family) -> Change:
+            nonlocal live
+            live = sum(k.thread_id == thread_id and r.kind == Kind.LIVE for k, r in family.rows.items())
+            return ending(self.codec, family, thread_id)
+
+        await self.store.revise(thread_id, plan, expired=expired)
+        return live
+
+    async def sweep(self) -> int:
+        """Delete what has expired; return how many threads went."""
+        swept = await self.store.sweep()
+        for thread_id in await self.store.entangled():
+            await self.end(thread_id, expired=True)
+            swept += 1
+        return swept
 
     async def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs, in all threads."""
@@ -329,7 +404,9 @@ class Core:
         await self.store.open()
         if source == target:
             return
-        family = await self.store.load(source)
+        for thread_id in (source, target):
+            await self.end(thread_id, expired=True)
+        family = standalone(self.codec, await self.store.load(source), source)
         if family.rows:
             await self.store.revise(target, lambda there: self._copy(family, there, source, target))
 
@@ -416,13 +493,14 @@ class _Held:
 
 
 class _Ancestors:
-    """Walks the parent chain, fetching a page of older checkpoints at a time.
+    """Walks the parent chain as a thread reads it, fetching a page of older checkpoints at a time.
 
     `missing` names the ancestor that was not there, if the walk ended at one.
     """
 
-    def __init__(self, core: Core, row: CheckpointRow | None) -> None:
+    def __init__(self, core: Core, thread_id: str, row: CheckpointRow | None) -> None:
         self._core = core
+        self._thread_id = thread_id
         self._row = row
         self.missing: CheckpointKey | None = None
         self._seen: set[str] = set()
@@ -433,20 +511,34 @@ class _Ancestors:
         if self._row is None or self._row.parent_id is None or self._row.parent_id in self._seen:
             return None
         self._seen.add(self._row.parent_id)
-        key = self._row.key._replace(checkpoint_id=self._row.parent_id)
+        key = CheckpointKey(self._thread_id, self._row.key.checkpoint_ns, self._row.parent_id)
         stored = self._page.get(key.checkpoint_id) or await self._fetch(key)
         self._row = stored.row if stored else None
         self.missing = None if stored else key
         return stored
 
     async def _fetch(self, key: CheckpointKey) -> Stored | None:
+        self._page = {}
+        lowest = await self._scan(key, "")
+        if key.checkpoint_id not in self._page:
+            for source in await self._core.sources(key.thread_id):
+                lowest = await self._scan(key._replace(thread_id=source), lowest)
+                if key.checkpoint_id in self._page:
+                    break
+        self._size = PAGE
+        return self._page.get(key.checkpoint_id) or await self._core.get(*key)
+
+    async def _scan(self, key: CheckpointKey, lowest: str) -> str:
+        """Add a thread's page, down to the id below which it isn't known what nearer threads hold."""
         # No string sorts between an id and the same with a NUL behind it.
         query = Query(key.thread_id, key.checkpoint_ns, before=key.checkpoint_id + "\x00")
         held = _Held(self._core.cache)
         page = await self._core.store.scan(query, self._size, held.known)
-        self._page = {stored.row.key.checkpoint_id: stored for stored in self._core._decode(page, held)}
-        self._size = PAGE
-        return self._page.get(key.checkpoint_id) or await self._core.get(*key)
+        found = self._core._decode(page, held)
+        for stored in found:
+            if stored.row.key.checkpoint_id >= lowest:
+                self._page.setdefault(stored.row.key.checkpoint_id, stored)
+        return lowest if len(found) < self._size else max(lowest, found[-1].row.key.checkpoint_id)
 
 
 def contains(value: Any, wanted: Any) -> bool:

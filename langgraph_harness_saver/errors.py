@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HarnessError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -13,6 +15,18 @@ class InvalidConfigError(HarnessError, ValueError):
 
 class CheckpointNotFoundError(HarnessError, LookupError):
     """No checkpoint is stored under the given thread, namespace and id."""
+
+
+class AmbiguousCheckpoint(HarnessError):  # noqa: N818
+    """Several threads hold a checkpoint of this id, and none was named."""
+
+    def __init__(self, checkpoint_id: str, thread_ids: Sequence[str]) -> None:
+        names = ", ".join(map(repr, thread_ids))
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} is in threads {names}: say which one is meant with thread_id="
+        )
+        self.checkpoint_id = checkpoint_id
+        self.thread_ids = tuple(thread_ids)
 
 
 class SerializationError(HarnessError, TypeError):
@@ -57,6 +71,17 @@ class SchemaError(StoreError):
 
 class CorruptCheckpointError(StoreError):
     """Stored bytes do not decode to what was put."""
+
+
+class EntangledError(StoreError):
+    """A thread shares bytes with others of its family, so it can't just be dropped.
+
+    Stores raise it, and the saver deletes the thread with care instead.
+    """
+
+
+class BranchExistsError(StoreError):
+    """A thread has a branch of that name already."""
 
 
 class HeadMovedError(StoreError):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langgraph_harness_saver.channels import is_rebuilt
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
+    Branch,
     Change,
     CheckpointKey,
     CheckpointRow,
@@ -39,6 +40,84 @@ def removal(codec: Codec, family: Family, gone: Iterable[CheckpointKey]) -> Chan
     plan.relink()
     plan.rebase_or_hide()
     return plan.change()
+
+
+def ending(codec: Codec, family: Family, thread_id: str) -> Change:
+    """Delete a thread, leaving what others of its family need, hidden."""
+    kept = {k: some for k, some in family.writes.items() if k in family.rows or k.thread_id != thread_id}
+    gone = [k for k, r in family.rows.items() if k.thread_id == thread_id and r.kind != Kind.HIDDEN]
+    change = removal(codec, replace(family, writes=kept), gone)
+    left = (family.rows.keys() | {row.key for row in change.rows}) - set(change.deletes)
+    # Writes may be there before their checkpoint.
+    left |= kept.keys() - family.rows.keys()
+    return replace(change, drops=thread_id, branches=_records(family, thread_id, {k.thread_id for k in left}))
+
+
+def under_roots(codec: Codec, family: Family, thread_id: str, roots: Collection[str]) -> list[CheckpointKey]:
+    """Return what goes with a thread's root checkpoints: these, and what subgraphs made under them.
+
+    A subgraph with a memory of its own goes on from the last checkpoint that it made before a survivor. That
+    stays, whichever root it was made under.
+    """
+    live = [r for k, r in family.rows.items() if k.thread_id == thread_id and r.kind == Kind.LIVE]
+    parents = {row.key.checkpoint_id: row.parent_id for row in live if not row.key.checkpoint_ns}
+    made: dict[str, dict[str, CheckpointRow]] = {}
+    gone = [CheckpointKey(thread_id, "", root) for root in roots if root in parents]
+    for row in live:
+        root = root_of(codec, row) if row.key.checkpoint_ns else None
+        if root is not None and root in roots:
+            gone.append(row.key)
+            if ":" not in row.key.checkpoint_ns:
+                line = made.setdefault(row.key.checkpoint_ns, {})
+                line[root] = max(line.get(root, row), row, key=lambda one: one.key.checkpoint_id)
+    kept: set[CheckpointKey] = set()
+    for root, parent in parents.items():
+        if root in roots or parent not in roots:
+            continue
+        waiting, seen = set(made), set()
+        while parent is not None and parent in roots and parent not in seen and waiting:
+            seen.add(parent)
+            for ns in [ns for ns in waiting if parent in made[ns]]:
+                kept.add(made[ns][parent].key)
+                waiting.discard(ns)
+            parent = parents.get(parent)
+    return [key for key in gone if key not in kept]
+
+
+def root_of(codec: Codec, row: CheckpointRow) -> str | None:
+    """Return the id of the root checkpoint that a subgraph's was made under; a root's own."""
+    if not row.key.checkpoint_ns:
+        return row.key.checkpoint_id
+    metadata = codec.unpack_metadata(row.metadata, row.key)
+    return cast("str | None", (metadata.get("parents") or {}).get(""))
+
+
+def standalone(codec: Codec, family: Family, thread_id: str) -> Family:
+    """Return what a thread would be if all others of its family were deleted."""
+    others = [k for k, r in family.rows.items() if k.thread_id != thread_id and r.kind != Kind.HIDDEN]
+    if not family.branches:
+        return family
+    plan = _Removal(codec, family, set(others))
+    plan.relink()
+    leaving = {k for k, r in plan.rows.items() if r.kind == Kind.HIDDEN} | plan.gone
+    for key in plan.dependents(leaving):
+        plan.rebase(key)
+    rows = {k: r for k, r in plan.rows.items() if k.thread_id == thread_id and k not in leaving}
+    writes = {k: some for k, some in family.writes.items() if k.thread_id == thread_id}
+    parts = {**family.parts, **{part.part_id: part.data for part in plan.parts}}
+    return Family(rows, writes, parts)
+
+
+def _records(family: Family, ended: str, left: set[str]) -> dict[str, Branch | None]:
+    """Return what changes in the records of a family when a thread has ended and rows of some are `left`."""
+    records = dict(family.branches)
+    if ended in records:
+        # Whose branch it was is still asked by its own branches. Its name is free.
+        records[ended] = records[ended]._replace(name="")
+    while idle := [t for t in records if t not in left and all(b.source != t for b in records.values())]:
+        for thread_id in idle:
+            del records[thread_id]
+    return {t: records.get(t) for t, record in family.branches.items() if records.get(t) != record}
 
 
 def needs(reader: Reader, keys: Iterable[CheckpointKey]) -> set[Ref]:
@@ -131,7 +210,7 @@ class _Removal:
                     self._take(anchor)
                     parent_id = anchor.row.key.checkpoint_id
                 self._replace(row, parent_id)
-        parents = {k._replace(checkpoint_id=r.parent_id) for k, r in self._surviving() if r.parent_id}
+        parents = {self._parent(r) for _, r in self._surviving()}
         self.gone.update(k for k, r in self.rows.items() if r.kind == Kind.ANCHOR and k not in parents)
 
     def rebase_or_hide(self) -> None:
@@ -140,11 +219,11 @@ class _Removal:
         needed = needs(self.reader, [k for k, _ in self._surviving()])
         wanted = {ref for ref in needed if ref.key in leaving}
         if wanted:
-            dependents = self._dependents(leaving)
+            dependents = self.dependents(leaving)
             whole = sum(self.reader.size(ref) for key in dependents for ref in self._refs(key)[1:])
             if whole <= REBASE_FACTOR * sum(len(self.rows[key].body) for key in {r.key for r in wanted}):
                 for key in dependents:
-                    self._rebase(key)
+                    self.rebase(key)
                 self.reader = reader_of(self.codec, self.rows, self.family)
                 needed = needs(self.reader, [k for k, _ in self._surviving()])
         for key in leaving:
@@ -162,6 +241,11 @@ class _Removal:
             - {part.part_id for part in self.parts},
         )
 
+    def _parent(self, row: CheckpointRow) -> CheckpointKey | None:
+        if row.parent_id is None:
+            return None
+        return self.family.find(row.key._replace(checkpoint_id=row.parent_id), self.rows)
+
     def _surviving(self) -> list[tuple[CheckpointKey, CheckpointRow]]:
         return [(k, r) for k, r in self.rows.items() if r.kind != Kind.HIDDEN and k not in self.gone]
 
@@ -171,10 +255,11 @@ class _Removal:
         seen = {row.key}
         parent_id = row.parent_id
         while parent_id is not None:
-            key = row.key._replace(checkpoint_id=parent_id)
-            parent = self.rows.get(key)
-            if parent is None or key in seen:
+            # A branch may hold what its source's line names, so it is always the branch that is asked.
+            key = self.family.find(row.key._replace(checkpoint_id=parent_id), self.rows)
+            if key is None or key in seen:
                 return path, None if path else parent_id
+            parent = self.rows[key]
             if parent.kind == Kind.LIVE and key not in self.gone:
                 return path, parent_id
             seen.add(key)
@@ -235,7 +320,7 @@ class _Removal:
             return self.reader.history(row.key)
         return self.codec.merge_writes(self.family.writes.get(row.key, ()), row.key)
 
-    def _dependents(self, leaving: set[CheckpointKey]) -> list[CheckpointKey]:
+    def dependents(self, leaving: set[CheckpointKey]) -> list[CheckpointKey]:
         """Return the survivors that need a row which leaves."""
         leaning: dict[Ref, bool] = {}
         return [
@@ -248,7 +333,8 @@ class _Removal:
         head = self.reader.head(key)
         return [head, *self.reader.header(head)[1].values()]
 
-    def _rebase(self, key: CheckpointKey) -> None:
+    def rebase(self, key: CheckpointKey) -> None:
+        """Store a survivor whole."""
         others = needs(self.reader, [k for k, _ in self._surviving() if k != key])
         keep = {n: slot for n, slot in self.reader.body(key).slots.items() if Ref(key, n) in others}
         self._take(self.codec.rebase(self.rows[key], self.reader.image(self.rows[key]), keep))

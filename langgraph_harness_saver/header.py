@@ -111,6 +111,26 @@ def unpack_header(
     return Header(v, _unpack_time(ts), all_versions, all_seen, extra), places
 
 
+def pack_alias(ts: Any, changes: Mapping[str, Any]) -> bytes:
+    """Pack what a copy of a checkpoint has otherwise: its time, where it isn't None, and extra fields."""
+    return pack_any([None if ts is None else [_pack_time(ts)], dict(changes)])
+
+
+def unpack_alias(data: bytes, old: Header) -> Header:
+    """Return the header of a copy, given that of the original."""
+    ts, changes = unpack(data)
+    return old._replace(
+        ts=_unpack_time(ts[0]) if ts else old.ts,
+        extra={**(old.extra or {}), **changes} if changes else old.extra,
+    )
+
+
+def merge_aliases(first: bytes, second: bytes) -> bytes:
+    """Return what a copy of a copy has otherwise than the original."""
+    (old_ts, old_changes), (ts, changes) = unpack(first), unpack(second)
+    return pack_any([ts or old_ts, {**old_changes, **changes}])
+
+
 def _new(version: Any, old: Any) -> bool:
     # 1, 1.0 and True are equal and yet different versions.
     return version != old or type(version) is not type(old)

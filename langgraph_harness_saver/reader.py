@@ -9,9 +9,10 @@ from typing import Any
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.codec import LINK_BYTES, Codec
 from langgraph_harness_saver.errors import CorruptCheckpointError
-from langgraph_harness_saver.header import Header, unpack_header
+from langgraph_harness_saver.header import Header, unpack_alias, unpack_header
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Page, Span
 from langgraph_harness_saver.slots import (
+    ALIAS,
     DIFFERENCE,
     DIFFERENCE_PART,
     HISTORY,
@@ -98,8 +99,11 @@ class Reader:
                 header, refs = self._headers[link]
                 continue
             with Reading(link.key):
-                header, pairs = unpack_header(slot.data, header, refs, link.key)
-            refs = {channel: Ref(CheckpointKey(*key), number) for channel, (key, number) in pairs.items()}
+                if slot.kind == ALIAS and header is not None:
+                    header = unpack_alias(slot.data, header)
+                else:
+                    header, pairs = unpack_header(slot.data, header, refs, link.key)
+                    refs = {c: Ref(CheckpointKey(*key), number) for c, (key, number) in pairs.items()}
             self._headers[link] = (header, refs)
         return self._headers[ref]
 

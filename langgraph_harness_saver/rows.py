@@ -132,13 +132,65 @@ class Query:
     filter: Mapping[str, Any] | None = None
 
 
+class Branch(NamedTuple):
+    """Says that a thread began as a checkpoint of another one, `source`, of the same family.
+
+    `family` is the thread that all of the family's branches come from, `created_at` in seconds since the
+    epoch. Names are unique among the branches of one source.
+    """
+
+    thread_id: str
+    family: str
+    source: str
+    checkpoint_id: str
+    name: str
+    created_at: float
+
+
+class Tag(NamedTuple):
+    """A name for a checkpoint, unique within its thread."""
+
+    name: str
+    key: CheckpointKey
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """All that is stored of one family. `parts` may load on access."""
+    """All that is stored of one family: a thread and all its branches, those that are deleted among them.
+
+    `parts` may load on access.
+    """
 
     rows: Mapping[CheckpointKey, CheckpointRow]
     writes: Mapping[CheckpointKey, Sequence[WriteRow]]
     parts: Mapping[bytes, bytes]
+    branches: Mapping[str, Branch] = field(default_factory=dict)
+
+    def find(self, key: CheckpointKey, rows: Mapping[CheckpointKey, CheckpointRow]) -> CheckpointKey | None:
+        """Return under which key stands in `rows` what is read under this one."""
+        while key not in rows or rows[key].kind == Kind.HIDDEN:
+            branch = self.branches.get(key.thread_id)
+            if branch is None or branch.source == key.thread_id:
+                return None
+            key = key._replace(thread_id=branch.source)
+        return key
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Live checkpoints that are added together, all or none, on one family's threads.
+
+    `bases` must be there unchanged. `heads` says by thread and namespace which live checkpoint must be the
+    latest, None: there must be none. With `branch`, its thread must not be there, and no other branch of its
+    source have that name.
+    """
+
+    rows: Sequence[CheckpointRow]
+    bases: Sequence[Base]
+    heads: Mapping[tuple[str, str], str | None] = field(default_factory=dict)
+    writes: Mapping[CheckpointKey, Sequence[WriteRow]] = field(default_factory=dict)
+    parts: Sequence[PartRow] = ()
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +199,8 @@ class Change:
 
     `deletes` removes rows together with their writes. `rows` are inserted or replaced. `writes` replaces
     all writes of the keys in it. Parts are added, then dropped. With `renews` it is a sign of life, like a
-    put.
+    put. `drops` names a thread that ends: with its expiry, and writes whose checkpoints have never come.
+    `branches` says of threads whose branches they are now, None: nobody's. Tags go with what they name.
     """
 
     rows: Sequence[CheckpointRow] = ()
@@ -156,6 +209,8 @@ class Change:
     parts: Sequence[PartRow] = ()
     drop_parts: frozenset[bytes] = frozenset()
     renews: bool = False
+    drops: str | None = None
+    branches: Mapping[str, Branch | None] = field(default_factory=dict)
 
 
 class PutResult(IntEnum):

@@ -17,7 +17,7 @@ from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, PartRow, 
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
-RAW, PART, DIFFERENCE, DIFFERENCE_PART, HEADER, HEADER_DIFFERENCE, HISTORY = range(7)
+RAW, PART, DIFFERENCE, DIFFERENCE_PART, HEADER, HEADER_DIFFERENCE, HISTORY, ALIAS = range(8)
 
 
 class Ref(NamedTuple):

@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from langgraph_harness_saver.bridge import Bridge
+from langgraph_harness_saver.core import Core
 from langgraph_harness_saver.errors import HarnessError, StoreNotOpenError
 from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.stores.base import Store
@@ -20,6 +21,8 @@ class Sweeper(Forkable):
     """A thread that sweeps a store from time to time, while somebody uses it and it has a TTL."""
 
     def __init__(self, store: Store, bridge: Bridge) -> None:
+        self.core: Core | None = None
+        """What knows how to delete threads that share bytes with others; without it these stay."""
         self._store = store
         self._bridge = bridge
         self._lock = threading.Lock()
@@ -56,7 +59,7 @@ class Sweeper(Forkable):
     def sweep(self) -> None:
         """Sweep once; what goes wrong is logged, for there is no caller."""
         try:
-            self._bridge.run(self._store.sweep())
+            self._bridge.run((self.core or self._store).sweep())
         except StoreNotOpenError:
             self._stopping.set()
         except HarnessError:

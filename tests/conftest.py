@@ -29,7 +29,7 @@ from servers import (  # noqa: F401
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 
-pytest.register_assert_rewrite("langgraph_harness_saver.testing")
+pytest.register_assert_rewrite("langgraph_harness_saver.testing", "langgraph_harness_saver.testing_families")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

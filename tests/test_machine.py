@@ -78,6 +78,15 @@ class Model:
         self.early: dict[Name, dict[tuple[str, int], tuple[str, str, Any]]] = {}
         self.gone: set[Name] = set()
 
+    def find(self, name: Name) -> Name | None:
+        """Return under which name a checkpoint is stored that is read under this one."""
+        return name if name in self.nodes else None
+
+    def node_of(self, name: Name) -> Node | None:
+        """Return what is read under a name."""
+        found = self.find(name)
+        return None if found is None else self.nodes[found]
+
     def put(self, name: Name, node: Node) -> None:
         there = self.nodes.get(name)
         node.writes = there.writes if there else self.early.pop(name, {})
@@ -100,11 +109,11 @@ class Model:
         self.gone |= names
 
     def _relink(self, name: Name, node: Node, going: set[Name]) -> None:
-        while node.parent is not None and (*name[:2], node.parent) in going:
-            ghost = self.nodes[(*name[:2], node.parent)]
+        while node.parent is not None and (found := self.find((*name[:2], node.parent))) in going:
+            ghost = self.nodes[found]
             node.ghosts = [*node.ghosts, ghost, *ghost.ghosts]
             node.parent = ghost.parent
-            if node.parent is not None and (*name[:2], node.parent) not in self.nodes:
+            if node.parent is not None and self.find((*name[:2], node.parent)) is None:
                 node.parent = None
 
     def prune(self, thread_id: str) -> None:
@@ -146,7 +155,7 @@ class Model:
         while parent is not None:
             if parent == name[2]:
                 return True
-            node = self.nodes.get((*name[:2], parent))
+            node = self.node_of((*name[:2], parent))
             parent = node.parent if node else None
         return False
 
@@ -170,11 +179,11 @@ class Model:
         return entry, through_ghosts
 
     def _ancestors(self, name: Name) -> Iterator[tuple[Node, bool]]:
-        node: Node | None = self.nodes[name]
+        node = self.node_of(name)
         while node is not None:
             for ghost in node.ghosts:
                 yield ghost, True
-            node = None if node.parent is None else self.nodes.get((*name[:2], node.parent))
+            node = None if node.parent is None else self.node_of((*name[:2], node.parent))
             if node is not None:
                 yield node, False
 
@@ -248,7 +257,7 @@ def writes() -> st.SearchStrategy[list[tuple[str, int]]]:
     return st.lists(st.tuples(channels, st.integers(0, len(WRITTEN) - 1)), min_size=1, max_size=4)
 
 
-threads = st.sampled_from(THREADS)
+threads = st.runner().flatmap(lambda machine: st.sampled_from(machine.threads))
 spaces = st.sampled_from(SPACES)
 indexes = st.integers(0, 99)
 
@@ -263,6 +272,7 @@ class SaverMachine(RuleBasedStateMachine):
         self.tick = 0
         self.use_loop = False
         self.savers: list[HarnessCheckpointer] = []
+        self.threads: list[Any] = list(THREADS)
 
     def open(self, **options: Any) -> HarnessCheckpointer:
         """Open one more saver on the same data."""
@@ -396,7 +406,7 @@ class SaverMachine(RuleBasedStateMachine):
         self.call(saver, "prune", threads)
         for thread in threads:
             self.model.prune(str(thread))
-        for thread in THREADS:
+        for thread in self.threads:
             self.check_thread(self.other(saver), thread)
 
     @rule(which=doors, runs=st.lists(st.sampled_from((*RUNS, "none")), max_size=2))
@@ -404,7 +414,7 @@ class SaverMachine(RuleBasedStateMachine):
         saver = self.door(which)
         self.call(saver, "delete_for_runs", runs)
         self.model.delete_runs(runs)
-        for thread in THREADS:
+        for thread in self.threads:
             self.check_thread(self.other(saver), thread)
 
     @rule(which=doors, thread=threads, by_prune=st.booleans())
@@ -546,7 +556,7 @@ class SaverMachine(RuleBasedStateMachine):
         self, saver: Any, thread: Any, ns: str, parent: int, at: str, ops: list[Op], version: str,
         told: str, run: str | None,
     ) -> Put:  # fmt: skip
-        names = self.model.of(str(thread), ns)
+        names = self.parents(str(thread), ns)
         name = (str(thread), ns, self.new_id(str(thread), ns, at, names))
         parent_id = names[parent % len(names)][2] if names else None
         if parent == -1:
@@ -559,10 +569,10 @@ class SaverMachine(RuleBasedStateMachine):
             parent_id = name[2]
         if parent_id != name[2] and self.model.leads_back(name, parent_id):
             parent_id = None
-        before = self.model.nodes.get((*name[:2], parent_id or ""))
+        before = self.model.node_of((*name[:2], parent_id or ""))
         node = copy.deepcopy(before) if before else Node(None, {}, {}, {}, {}, {})
         node = replace(node, parent=parent_id, ghosts=[], writes={})
-        node.metadata = self.metadata(thread, run)
+        node.metadata = self.metadata(thread, ns, run)
         node.extra = {
             "ts": "2026-01-01T00:00:00.123456+00:00" if self.tick % 2 else f"at {self.tick}",
             "updated_channels": [None, [], ["messages", "\ud800"]][self.tick % 3],
@@ -576,6 +586,10 @@ class SaverMachine(RuleBasedStateMachine):
             there = self.model.nodes.get(name)
             node.parent, node.ghosts = (there.parent, there.ghosts) if there else (None, [])
         return put
+
+    def parents(self, thread_id: str, ns: str) -> list[Name]:
+        """Return what a put may come of, newest first."""
+        return self.model.of(thread_id, ns)
 
     def new_id(self, thread_id: str, ns: str, at: str, names: Sequence[Name]) -> str:
         self.tick += 1
@@ -594,7 +608,7 @@ class SaverMachine(RuleBasedStateMachine):
         first = 0x0EF00000 if at == "below" else 0x1EF00000
         return f"{first + self.tick:08x}-0000-6000-8000-0123456789ab"
 
-    def metadata(self, thread: Any, run: str | None) -> dict[str, Any]:
+    def metadata(self, thread: Any, ns: str, run: str | None) -> dict[str, Any]:
         metadata: dict[str, Any] = {
             "source": "loop",
             "step": self.tick,
@@ -674,7 +688,7 @@ class SaverMachine(RuleBasedStateMachine):
         assert [name_of(item.config) for item in found] == newest_first(list(self.model.nodes))
         for item in found:
             self.check_tuple(saver, name_of(item.config), item)
-        for thread in THREADS:
+        for thread in self.threads:
             self.check_list(saver, thread, self.model.of(str(thread)))
         for name in self.model.nodes:
             self.check_checkpoint(saver, name)
@@ -694,7 +708,7 @@ class SaverMachine(RuleBasedStateMachine):
         self.check_tuple(saver, name, item)
 
     def check_tuple(self, saver: HarnessCheckpointer, name: Name, item: Any) -> None:
-        node = self.model.nodes[name]
+        node = self.expected(name)
         checkpoint = item.checkpoint
         assert checkpoint["id"] == name[2]
         assert show(checkpoint["channel_values"]) == show(node.values)
@@ -705,14 +719,19 @@ class SaverMachine(RuleBasedStateMachine):
         assert show(item.pending_writes) == show(node.pending)
         self.check_parent(saver, name, item.parent_config)
 
+    def expected(self, name: Name) -> Node:
+        node = self.model.node_of(name)
+        assert node is not None, f"{name} should not be there"
+        return node
+
     def check_parent(self, saver: HarnessCheckpointer, name: Name, parent: Any) -> None:
-        node = self.model.nodes[name]
+        node = self.expected(name)
         expected = None if node.parent is None else (*name[:2], node.parent)
         found = parent and name_of(parent)
         if found == expected:
             return
         assert node.ghosts, f"the parent of {name} is {found}, not {expected}"
-        assert found not in self.model.nodes
+        assert self.model.find(found) is None
         anchor = self.call(saver, "get_tuple", parent)
         assert anchor is not None, f"the parent of {name} is {found}, which is not there"
         assert (anchor.parent_config and name_of(anchor.parent_config)) == expected
@@ -724,13 +743,13 @@ class SaverMachine(RuleBasedStateMachine):
         assert show(found) == show(walked)
         for channel in CHANNELS:
             expected, through_ghosts = self.model.history(name, channel)
-            replayed = channel in DELTA and channel not in self.model.nodes[name].values
+            replayed = channel in DELTA and channel not in self.expected(name).values
             if replayed or not through_ghosts:
                 assert show(found[channel]) == show(expected), channel
 
     def check_gone(self, saver: HarnessCheckpointer, limit: int) -> None:
         for name in sorted(self.model.gone - self.model.nodes.keys())[-limit:]:
-            assert self.call(saver, "get_tuple", config_of(*name)) is None
+            assert self.model.find(name) or self.call(saver, "get_tuple", config_of(*name)) is None
 
 
 @dataclass

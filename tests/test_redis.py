@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,22 @@ from langgraph_harness_saver import (
     StoreUnavailableError,
 )
 from langgraph_harness_saver.errors import (
+    BranchExistsError,
     HeadMovedError,
     NotReplicatedError,
     SchemaError,
     StoreFullError,
 )
-from langgraph_harness_saver.rows import Base, PutResult, Query
+from langgraph_harness_saver.rows import (
+    Base,
+    Branch,
+    CheckpointRow,
+    Family,
+    Graft,
+    PutResult,
+    Query,
+    Tag,
+)
 from langgraph_harness_saver.stores import redis as redis_store
 from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.redis import RedisStore
@@ -63,6 +74,7 @@ from langgraph_harness_saver.stores.redis_index import Named
 from langgraph_harness_saver.stores.redis_rows import home_of, index_spot
 from langgraph_harness_saver.stores.redis_wires import ClusterWire, ServerWire
 from langgraph_harness_saver.testing import _ids, _key, _nothing, _part, _put, _row, _write
+from langgraph_harness_saver.testing_families import BRANCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -76,8 +88,8 @@ pytestmark = [
 COMMANDS = {
     *("EVALSHA", "EVAL", "TIME", "EXISTS", "UNLINK", "PERSIST", "PEXPIRE", "PEXPIREAT", "PTTL"),
     *("HGET", "HMGET", "HSET", "HSETNX", "HDEL", "HKEYS", "HSTRLEN"),
-    *("ZADD", "ZREM", "ZCARD", "ZSCORE", "ZRANGE", "ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZREMRANGEBYLEX"),
-    *("ZLEXCOUNT", "ZRANGEBYSCORE", "INFO", "PING", "SELECT"),
+    *("ZADD", "ZREM", "ZSCORE", "ZRANGE", "ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZREMRANGEBYLEX"),
+    *("ZRANGEBYSCORE", "INFO", "PING", "SELECT"),
 }
 
 
@@ -854,6 +866,251 @@ async def test_large_families_are_read_and_copied_in_pieces(
     assert family.rows == {row.key: row for row in rows}
     assert family.writes == {row.key: [_write()] for row in rows}
     assert dict(family.parts) == {_part(row.body).part_id: row.body for row in rows}
+
+
+# --- families ------------------------------------------------------------------------------------------
+
+OTHER = "1f0a3c5e-7b9d-6e2f-8a4b-000000000002"
+
+
+def graft_of(base: CheckpointRow, thread_id: str = BRANCH, name: str = "name") -> Graft:
+    row = _row("1", thread_id=thread_id, body=b"alias", run_id="run")
+    branch = Branch(thread_id, "t", "t", base.key.checkpoint_id, name, 1.0)
+    return Graft([row], [Base(base.key, base.rev)], branch=branch)
+
+
+async def branched(store: RedisStore) -> Graft:
+    base = _row("1")
+    await store.put(base)
+    graft = graft_of(base)
+    assert await store.graft(graft) == PutResult.STORED
+    return graft
+
+
+async def pointer(store: RedisStore, thread_id: str = BRANCH) -> Any:
+    spot = home_of(store.prefix, thread_id).spot
+    [found] = await store._ask([redis_store.command(spot, b"HMGET", spot.keys[0], b"p", b"w")])
+    return found
+
+
+async def point(store: RedisStore, graft: Graft, age: int = 0) -> None:
+    """Do what a writer does that is killed before it has stored the branch to which it has pointed."""
+    assert graft.branch is not None
+    await store._point(graft.branch, [Named(row.key, row.run_id) for row in graft.rows], b"stamp")
+    written = int((await pointer(store))[1])
+    spot = home_of(store.prefix, BRANCH).spot
+    await store._ask([redis_store.command(spot, b"HSET", spot.keys[0], b"w", b"%d" % (written - age))])
+
+
+async def test_a_branch_takes_one_more_round_trip_once(
+    server: servers.Redis, store: RedisStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await branched(store)
+    names = {script: name for name, script in SCRIPTS.items()}
+    sent: list[str] = []
+    kind = ClusterWire if isinstance(server, RedisCluster) else ServerWire
+    exchange = kind.exchange
+
+    async def exchange_and_tell(self: Any, commands: Any, **options: Any) -> Any:
+        sent.extend(names[each.script] for each in commands)
+        return await exchange(self, commands, **options)
+
+    async with RedisStoreOn(url) as other:
+        monkeypatch.setattr(kind, "exchange", exchange_and_tell)
+        for expected in (["read", "read"], ["read"]):
+            assert (await other.get(BRANCH, "", None, _nothing)).entries
+            assert sent == expected
+            sent.clear()
+        await other.put(_row("2", thread_id=BRANCH))
+        assert sent == ["index_add", "put"]
+
+
+async def test_what_is_remembered_of_a_branch_need_not_be_true(store: RedisStore, url: str) -> None:
+    """Others have deleted it, and its id is in use for another thread."""
+    graft = await branched(store)
+    async with RedisStoreOn(url) as other:
+        change = redis_store.Change(deletes=[graft.rows[0].key], drops=BRANCH, branches={BRANCH: None})
+        await other.revise("t", lambda _: change)
+        assert await pointer(store) == [None, None]
+        assert await store.load(BRANCH) == Family({}, {}, {})
+        store._homes.learn(BRANCH, "t")
+        assert not (await store.get(BRANCH, "", None, _nothing)).entries
+        await other.put(_row("5", thread_id=BRANCH))
+    store._homes.learn(BRANCH, "t")
+    assert await _ids(store) == ["5", "1"]
+    for read in (store.get(BRANCH, "", None, _nothing), store.scan(Query(BRANCH), 9, _nothing)):
+        store._homes.learn(BRANCH, "t")
+        assert [entry.row.key for entry in (await read).entries] == [_key("5", thread_id=BRANCH)]
+    store._homes.learn(BRANCH, "t")
+    await store.put(_row("6", thread_id=BRANCH))
+    assert set((await store.load(BRANCH)).rows) == {_key("5", thread_id=BRANCH), _key("6", thread_id=BRANCH)}
+    store._homes.learn(BRANCH, "t")
+    assert await store.delete_thread(BRANCH) == 2
+
+
+async def sweep_all(store: RedisStore) -> None:
+    # One index at a time.
+    for _ in range(32):
+        await store.sweep()
+
+
+async def test_a_pointer_that_is_left_over_is_removed_on_sight(store: RedisStore) -> None:
+    base = _row("1")
+    await store.put(base)
+    for see in (
+        lambda: _ids(store),
+        lambda: store.put(_row("1", thread_id=BRANCH)),
+        lambda: store.get(BRANCH, "", None, _nothing),
+        lambda: store.load(BRANCH),
+        lambda: store.branches(BRANCH),
+        lambda: sweep_all(store),
+    ):
+        await point(store, graft_of(base), age=11_000)
+        await see()
+        assert await pointer(store) == [None, None]
+        await store.delete_thread(BRANCH)
+        assert await _ids(store) == ["1"]
+        assert list(await store.threads_of_runs(["run"])) == []
+    assert (await raw_entries(store), await raw_entries(store, 1)) == (1, 0)
+
+
+async def test_a_pointer_whose_branch_is_under_way_stays(store: RedisStore) -> None:
+    base = _row("1")
+    await store.put(base)
+    graft = graft_of(base)
+    await point(store, graft)
+    assert await _ids(store) == ["1"]
+    assert not (await store.get(BRANCH, "", None, _nothing)).entries
+    assert await store.load(BRANCH) == Family({}, {}, {})
+    assert list(await store.branches(BRANCH)) == []
+    assert await raw_entries(store) == 2
+    # Whoever writes to it waits until there is something to write to.
+    writing = asyncio.ensure_future(store.put(_row("2", thread_id=BRANCH)))
+    await asyncio.sleep(0.1)
+    assert not writing.done()
+    assert await store.graft(graft) == PutResult.STORED
+    assert await writing == PutResult.STORED
+    assert await _ids(store) == ["2", "1", "1"]
+
+
+async def test_refused_grafts_leave_no_pointer(store: RedisStore) -> None:
+    await branched(store)
+    stranger = _row("1", thread_id="stranger")
+    await store.put(stranger)
+    assert await store.graft(graft_of(_row("1", rev=99), OTHER, "another")) == PutResult.BASE_GONE
+    for refused, error in (
+        (graft_of(_row("1"), OTHER), BranchExistsError),
+        (replace(graft_of(_row("1"), OTHER, "another"), heads={("t", ""): "0"}), HeadMovedError),
+        (graft_of(_row("1"), "stranger", "another"), BranchExistsError),
+        (graft_of(_row("1", body=b"x"), BRANCH, "another"), BranchExistsError),
+    ):
+        row = refused.rows[0]._replace(rev=77)
+        with pytest.raises(error):
+            await store.graft(replace(refused, rows=[row]))
+    assert await pointer(store, OTHER) == await pointer(store, "stranger") == [None, None]
+    assert (await pointer(store))[0] is not None
+    assert await raw_entries(store) == 3
+    assert len(await _ids(store)) == 3
+
+
+async def test_a_branch_of_an_expired_branch_counts_its_siblings(store: RedisStore) -> None:
+    """What it begins with is of a thread that hasn't expired."""
+    now = [1000.0]
+    store.clock, store.ttl_seconds = lambda: now[0], 10
+    await branched(store)
+    now[0] += 8
+    await store.put(_row("2"))
+    now[0] += 5
+    branch = Branch(OTHER, "t", BRANCH, "1", "on", 2.0)
+    graft = replace(graft_of(_row("1"), OTHER), branch=branch)
+    assert await store.graft(graft) == PutResult.STORED
+    spot = home_of(store.prefix, "t").spot
+    assert await store._ask([redis_store.command(spot, b"HGET", spot.keys[0], b"n")]) == [b"2"]
+    assert list(await store.entangled()) == [BRANCH]
+    with pytest.raises(BranchExistsError):
+        await store.graft(graft_of(_row("1"), "third"))
+
+
+async def test_a_slow_graft_points_again(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has found its pointer stale, and may have begun a thread of that id."""
+    monkeypatch.setattr(redis_store, "FENCE_SECONDS", 0)
+    base = _row("1")
+    await store.put(base)
+    grafting = store._graft
+    late: list[CheckpointRow] = []
+
+    async def slowly(*arguments: Any) -> Any:
+        await store._homes.unpoint(BRANCH, "t")
+        for row in late:
+            await store.put(row)
+        return await grafting(*arguments)
+
+    store._graft = slowly  # type: ignore[method-assign]
+    assert await store.graft(graft_of(base)) == PutResult.STORED
+    assert (await pointer(store))[0] is not None
+    await store.revise(
+        BRANCH, lambda f: redis_store.Change(deletes=[*f.rows], drops=BRANCH, branches={BRANCH: None})
+    )
+    await store.put(base)
+    late.append(_row("9", thread_id=BRANCH))
+    with pytest.raises(BranchExistsError):
+        await store.graft(graft_of(base))
+    assert list(await store.branches("t")) == []
+    assert await _ids(store) == ["9", "1"]
+
+
+def test_expiry_of_a_family_leaves_no_key(server: servers.Redis, prefix: str, url: str) -> None:
+    """Without anybody who sweeps."""
+
+    async def work() -> None:
+        async with RedisStoreOn(url, ttl_seconds=0.4) as store:
+            await branched(store)
+            for number in range(2, 12):
+                await store.put(_row(str(number), thread_id=BRANCH, parts=(_part().part_id,)), [_part()])
+                await store.tag(Tag("x", _key("1", thread_id=BRANCH)))
+                await asyncio.sleep(0.1)
+            assert await _ids(store, Query("t")) == []
+            async with RedisStoreOn(url) as other:
+                assert len(await _ids(other, Query(BRANCH))) == 11
+
+    asyncio.run(work())
+    assert len(server.keys(prefix)) > 5
+    wait_for(lambda: len(server.keys(prefix)) == 1, HANG)
+
+
+async def times(store: RedisStore) -> tuple[int, int]:
+    """Give how long a family and the pointer to it have to live."""
+    spots = [home_of(store.prefix, name).spot for name in ("t", BRANCH)]
+    family, own = await store._ask([redis_store.command(spot, b"PTTL", spot.keys[0]) for spot in spots])
+    return family, own
+
+
+async def test_a_family_lives_as_long_as_its_longest_living_thread(url: str) -> None:
+    async with (
+        RedisStoreOn(url, ttl_seconds=1000) as long,
+        RedisStoreOn(url, ttl_seconds=10) as short,
+        RedisStoreOn(url) as lasting,
+    ):
+        await branched(long)
+        await short.put(_row("2"))
+        family, own = await times(short)
+        assert 1_050_000 < family <= 1_060_000
+        assert 2_110_000 < own <= 2_120_000
+        # Nearly all of the pointer's time has gone.
+        spot = home_of(long.prefix, "t").spot
+        await long._ask([redis_store.command(spot, b"HSET", spot.keys[0], b"P", b"1")])
+        await long._homes.unpoint(BRANCH, "t")
+        await long.put(_row("3"))
+        family, own = await times(short)
+        assert 2_110_000 < own <= 2_120_000
+        [lease] = await long._ask([redis_store.command(spot, b"HGET", spot.keys[0], b"P")])
+        assert int(lease) > 1000
+        # One that never expires.
+        row = _row("1")
+        await lasting.graft(graft_of(row, OTHER, "lasting"))
+        assert await times(short) == (-1, -1)
+        await short.put(_row("4"))
+        assert await times(short) == (-1, -1)
 
 
 # --- other people's clients ----------------------------------------------------------------------------

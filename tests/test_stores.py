@@ -20,21 +20,23 @@ from langgraph_harness_saver.stores.postgres import PostgresStore
 from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
+from langgraph_harness_saver.testing_families import FamilyContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langgraph_harness_saver.stores.base import Store
 
-TABLES = ("harness_thread", "harness_checkpoint", "harness_write", "harness_part")
+TABLES = tuple(f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag"))
 
 
 def count_memory(store: Any) -> int:
     threads = store._threads.values()
     rows = sum(len(line.rows) + len(line.ids) + len(line.live) for t in threads for line in t.lines.values())
     writes = sum(len(writes) for thread in threads for writes in thread.writes.values())
-    held = sum(len(thread.lines) + len(thread.writes) + len(thread.parts) for thread in threads)
-    return len(threads) + rows + writes + held
+    held = sum(len(thread.lines) + len(thread.writes) + len(thread.tags) for thread in threads)
+    parts = sum(len(parts) for parts in store._parts.values())
+    return len(threads) + rows + writes + held + parts + len(store._branches)
 
 
 def count_tables(connection: sqlite3.Connection) -> int:
@@ -51,10 +53,13 @@ def count_private(store: Any) -> int:
 
 
 def count_redis(server: servers.Redis, prefix: str) -> int:
-    """Count members and fields, but not fences, which go by themselves after some seconds."""
+    """Count members and fields; not the version, nor fences, which go by themselves after some seconds."""
 
     def count(pipe: Any, key: bytes) -> None:
-        if key.endswith((b":m", b":p", b":marks", b":version")):
+        if key.endswith(b":version"):
+            pipe.echo(0)
+            pipe.echo(0)
+        elif key.endswith((b":m", b":p", b":marks")):
             pipe.hlen(key)
             pipe.hexists(key, "f")
         else:
@@ -62,7 +67,7 @@ def count_redis(server: servers.Redis, prefix: str) -> int:
             pipe.zscore(key, "f")
 
     counts = server.on_each_key(prefix, count)
-    return sum(counts[::2]) - sum(filter(None, counts[1::2]))
+    return sum(map(int, counts[::2])) - sum(int(fence or 0) for fence in counts[1::2])
 
 
 MAKE = {
@@ -78,7 +83,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-class TestPostgres(StoreContract):
+class TestPostgres(StoreContract, FamilyContract):
     @pytest.fixture(params=["postgres", "postgres-oldest"])
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.server_of(request.param, request)
@@ -101,7 +106,7 @@ class TestPostgres(StoreContract):
         return PostgresStore(self.url)
 
 
-class TestRedis(StoreContract):
+class TestRedis(StoreContract, FamilyContract):
     @pytest.fixture(params=REDIS_KINDS)
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.redis_of(request.param, request)
@@ -123,7 +128,7 @@ class TestRedis(StoreContract):
         return RedisStore(self.url)
 
 
-class TestStores(StoreContract):
+class TestStores(StoreContract, FamilyContract):
     @pytest.fixture
     def store(self, kind: str, tmp_path: Path) -> Iterator[Store]:
         self.kind = kind

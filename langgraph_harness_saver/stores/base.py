@@ -10,14 +10,17 @@ from typing import ClassVar, Literal
 
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     Change,
     CheckpointKey,
     CheckpointRow,
     Family,
+    Graft,
     Page,
     PartRow,
     PutResult,
     Query,
+    Tag,
     WriteRow,
 )
 
@@ -48,7 +51,9 @@ class Store(ABC):
 
     Every method is one transaction. What a method acknowledged by returning is there for every later
     call, in every process. A thread whose expiry has passed is not there for any method, and a write
-    to it starts it anew.
+    to it starts it anew; if it shares bytes with others of its family, `EntangledError` is raised instead.
+
+    Parts belong to the family, so that what a branch shares stays when its source goes.
     """
 
     io: ClassVar[Literal["none", "blocking", "async"]] = "async"
@@ -84,7 +89,7 @@ class Store(ABC):
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
     ) -> PutResult:
-        """Store a live checkpoint with its parts if `base` is there unchanged.
+        """Store a live checkpoint with its parts if `base` is there unchanged, in the same family.
 
         With `head`, the latest live checkpoint of the row's thread and namespace must have that id (None:
         there must be none), or `HeadMovedError` is raised. Storing a row again whose key, kind and rev are
@@ -105,8 +110,12 @@ class Store(ABC):
         checkpoint_id: str | None,
         known: Known,
         guess: Base | None = None,
+        *,
+        expired: bool = False,
     ) -> Page:
         """Return one checkpoint, or an empty page; without an id, the latest live one.
+
+        With `expired`, that of a thread which has expired and isn't swept yet may be returned as well.
 
         `support` and `parts` (but not those that the writes name) may be left out where `known` is true
         of the row. `guess` names a row that the caller holds: if it is the answer, its body and metadata may
@@ -122,15 +131,59 @@ class Store(ABC):
         """Return the family of a thread."""
 
     @abstractmethod
-    async def revise(self, thread_id: str, plan: Plan) -> None:
+    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
         """Apply what `plan` makes of the thread's family, with no other write to it in between.
 
-        `plan` may be called more than once.
+        `plan` may be called more than once. With `expired`, nothing happens unless the thread has expired.
         """
 
     @abstractmethod
     async def delete_thread(self, thread_id: str) -> int:
-        """Delete a thread and all that only it needs; return how many live checkpoints it had."""
+        """Delete a thread that is its family's only one; return how many live checkpoints it had.
+
+        Raises:
+            EntangledError: It has branches or is one: `revise` is the way.
+        """
+
+    @abstractmethod
+    async def graft(self, graft: Graft) -> PutResult:
+        """Add checkpoints to a family; see `Graft`. Storing what is there already is `STORED`.
+
+        Raises:
+            HeadMovedError: Another checkpoint is the latest than `heads` says.
+            BranchExistsError: The branch's name is taken, or its thread.
+        """
+
+    @abstractmethod
+    async def branches(self, thread_id: str) -> Sequence[Branch]:
+        """Return the records of a thread's family, those of deleted branches, without a name, too."""
+
+    @abstractmethod
+    async def has_child(self, key: CheckpointKey) -> bool:
+        """Tell whether a live checkpoint of the same thread and namespace has this one as its parent."""
+
+    @abstractmethod
+    async def namespaces(self, thread_id: str, since: str | None = None) -> Sequence[str]:
+        """Return a thread's stable namespaces, those without a colon, that have a live checkpoint.
+
+        With `since`, also those with a colon that have one with a greater id than this.
+        """
+
+    @abstractmethod
+    async def tag(self, tag: Tag) -> bool:
+        """Give a name to a live checkpoint, or give it to another one; False if that isn't there."""
+
+    @abstractmethod
+    async def untag(self, thread_id: str, name: str) -> bool:
+        """Take a name away; False if there is none such."""
+
+    @abstractmethod
+    async def tags(self, thread_id: str) -> Sequence[Tag]:
+        """Return a thread's tags, by name."""
+
+    @abstractmethod
+    async def entangled(self) -> Sequence[str]:
+        """Return threads that have expired and that `sweep` leaves, for they share bytes with others."""
 
     @abstractmethod
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:

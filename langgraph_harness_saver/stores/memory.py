@@ -8,19 +8,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from langgraph_harness_saver.errors import HeadMovedError, StoreNotOpenError
+from langgraph_harness_saver.errors import (
+    BranchExistsError,
+    EntangledError,
+    HeadMovedError,
+    StoreNotOpenError,
+)
 from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     CheckpointKey,
     CheckpointRow,
     Entry,
     Family,
+    Graft,
     Kind,
     Page,
     PartRow,
     PutResult,
     Query,
+    Tag,
     WriteRow,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
@@ -70,7 +78,7 @@ class _Line:
 class _Thread:
     lines: dict[str, _Line] = field(default_factory=dict)
     writes: dict[tuple[str, str], _Writes] = field(default_factory=dict)
-    parts: dict[bytes, bytes] = field(default_factory=dict)
+    tags: dict[str, CheckpointKey] = field(default_factory=dict)
     expires_at: float | None = None
 
     def rows(self) -> Iterator[CheckpointRow]:
@@ -86,6 +94,14 @@ class _Thread:
         if line is None:
             line = self.lines[row.key.checkpoint_ns] = _Line()
         line.set(row)
+
+    def has(self, place: tuple[str, str]) -> bool:
+        line = self.lines.get(place[0])
+        return line is not None and place[1] in line.rows
+
+    def is_live(self, key: CheckpointKey) -> bool:
+        row = self.row(key)
+        return row is not None and row.kind == Kind.LIVE
 
     def head(self, checkpoint_ns: str) -> str | None:
         line = self.lines.get(checkpoint_ns)
@@ -105,6 +121,8 @@ class MemoryStore(Store, Forkable):
     def __init__(self, *, ttl_seconds: float | None = None) -> None:
         self.ttl_seconds = ttl_seconds
         self._threads: dict[str, _Thread] = {}
+        self._parts: dict[str, dict[bytes, bytes]] = {}
+        self._branches: dict[str, Branch] = {}
         self._lock = threading.RLock()
         self._closed = False
         renew_after_fork(self)
@@ -127,7 +145,8 @@ class MemoryStore(Store, Forkable):
 
     async def close(self) -> None:
         self._closed = True
-        self._threads.clear()
+        for everything in (self._threads, self._parts, self._branches):
+            everything.clear()
 
     async def put(
         self,
@@ -138,14 +157,14 @@ class MemoryStore(Store, Forkable):
         head: str | Unconditional | None = ANY_HEAD,
     ) -> PutResult:
         with self._lock:
-            thread = self._thread(row.key.thread_id) or _Thread()
+            thread = self._entered(row.key.thread_id)
             stored = thread.row(row.key)
             if stored is None or stored.kind != row.kind or stored.rev != row.rev:
                 refused = self._refusal(thread, row, base, head)
                 if refused is not None:
                     return refused
                 thread.set(row)
-                thread.parts.update((part.part_id, part.data) for part in parts)
+                self._add_parts(row.key.thread_id, parts)
             self._touch(row.key.thread_id, thread)
             return PutResult.STORED
 
@@ -154,20 +173,93 @@ class MemoryStore(Store, Forkable):
     ) -> PutResult | None:
         if not isinstance(head, Unconditional) and thread.head(row.key.checkpoint_ns) != head:
             raise HeadMovedError(head, thread.head(row.key.checkpoint_ns))
-        if base is not None:
-            there = self._row(base.key)
-            if there is None or there.rev != base.rev:
-                return PutResult.BASE_GONE
+        if base is not None and not (self._stands(base) and self._are_related(base.key, row.key)):
+            return PutResult.BASE_GONE
         return None if thread.row(row.key) is None else PutResult.OCCUPIED
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
     ) -> None:
         with self._lock:
-            thread = self._thread(key.thread_id) or _Thread()
+            thread = self._entered(key.thread_id)
             _add_writes(thread.writes.setdefault(key[1:], {}), writes)
-            thread.parts.update((part.part_id, part.data) for part in parts)
+            self._add_parts(key.thread_id, parts)
             self._touch(key.thread_id, thread)
+
+    async def graft(self, graft: Graft) -> PutResult:
+        with self._lock:
+            missing = [row for row in graft.rows if not self._stands(Base(row.key, row.rev))]
+            if not missing:
+                return PutResult.STORED
+            for (thread_id, checkpoint_ns), expected in graft.heads.items():
+                thread = self._entered(thread_id)
+                if thread.head(checkpoint_ns) != expected:
+                    raise HeadMovedError(expected, thread.head(checkpoint_ns))
+            if graft.branch is not None:
+                self._check_branch(graft.branch)
+            if not all(self._stands(base) for base in graft.bases):
+                return PutResult.BASE_GONE
+            if graft.branch is not None:
+                self._branches[graft.branch.thread_id] = graft.branch
+            for row in graft.rows:
+                thread = self._entered(row.key.thread_id)
+                thread.set(row)
+                self._touch(row.key.thread_id, thread)
+            if graft.rows:
+                self._add_parts(graft.rows[0].key.thread_id, graft.parts)
+            for key, writes in graft.writes.items():
+                _add_writes(self._threads[key.thread_id].writes.setdefault(key[1:], {}), writes)
+            return PutResult.STORED
+
+    def _check_branch(self, branch: Branch) -> None:
+        if branch.thread_id in self._threads:
+            raise BranchExistsError(f"there is a thread {branch.thread_id!r} already")
+        for other in self._branches.values():
+            if (other.source, other.name) == (branch.source, branch.name):
+                raise BranchExistsError(
+                    f"thread {branch.source!r} has a branch {branch.name!r} already: {other.thread_id!r}"
+                )
+
+    async def branches(self, thread_id: str) -> Sequence[Branch]:
+        with self._lock:
+            return self._records(thread_id)
+
+    async def has_child(self, key: CheckpointKey) -> bool:
+        with self._lock:
+            thread = self._thread(key.thread_id)
+            line = thread.lines.get(key.checkpoint_ns) if thread else None
+            return line is not None and any(
+                line.rows[one].parent_id == key.checkpoint_id
+                for one in line.live[bisect_right(line.live, key.checkpoint_id) :]
+            )
+
+    async def namespaces(self, thread_id: str, since: str | None = None) -> Sequence[str]:
+        with self._lock:
+            thread = self._thread(thread_id)
+            return sorted(
+                ns
+                for ns, line in (thread.lines if thread else {}).items()
+                if line.live and (":" not in ns or (since is not None and line.live[-1] > since))
+            )
+
+    async def tag(self, tag: Tag) -> bool:
+        with self._lock:
+            thread = self._thread(tag.key.thread_id)
+            row = thread.row(tag.key) if thread else None
+            if thread is None or row is None or row.kind != Kind.LIVE:
+                return False
+            thread.tags[tag.name] = tag.key
+            return True
+
+    async def untag(self, thread_id: str, name: str) -> bool:
+        with self._lock:
+            thread = self._thread(thread_id)
+            return thread is not None and thread.tags.pop(name, None) is not None
+
+    async def tags(self, thread_id: str) -> Sequence[Tag]:
+        with self._lock:
+            thread = self._thread(thread_id)
+            return [Tag(name, key) for name, key in sorted(thread.tags.items())] if thread else []
 
     async def get(
         self,
@@ -176,9 +268,11 @@ class MemoryStore(Store, Forkable):
         checkpoint_id: str | None,
         known: Known,
         guess: Base | None = None,
+        *,
+        expired: bool = False,
     ) -> Page:
         with self._lock:
-            thread = self._thread(thread_id)
+            thread = self._threads.get(thread_id) if expired else self._thread(thread_id)
             found = thread.head(checkpoint_ns) if thread and checkpoint_id is None else checkpoint_id
             row = (
                 thread.row(CheckpointKey(thread_id, checkpoint_ns, found))
@@ -203,34 +297,72 @@ class MemoryStore(Store, Forkable):
         with self._lock:
             return self._family(thread_id)
 
-    async def revise(self, thread_id: str, plan: Plan) -> None:
+    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
         with self._lock:
+            if expired and thread_id not in self._expired():
+                return
+            if not self._records(thread_id):
+                self._entered(thread_id)
             change = plan(self._family(thread_id))
-            thread = self._thread(thread_id) or _Thread()
+            family = self._family_of(thread_id)
+            threads = {name: self._held(name) for name in {thread_id, *self._members(thread_id)}}
             for key in change.deletes:
+                thread = threads[key.thread_id]
                 if key.checkpoint_ns in thread.lines:
                     thread.lines[key.checkpoint_ns].remove(key.checkpoint_id)
                 thread.writes.pop(key[1:], None)
             for row in change.rows:
-                thread.set(row)
+                threads[row.key.thread_id].set(row)
             for key, writes in change.writes.items():
+                thread = threads[key.thread_id]
                 thread.writes.pop(key[1:], None)
                 if writes:
                     _add_writes(thread.writes.setdefault(key[1:], {}), writes)
-            thread.parts.update((part.part_id, part.data) for part in change.parts)
+            self._add_parts(thread_id, change.parts)
+            parts = self._parts.get(self._family_of(thread_id), {})
             for part_id in change.drop_parts:
-                thread.parts.pop(part_id, None)
-            thread.lines = {ns: line for ns, line in thread.lines.items() if line.rows}
-            if thread.lines or thread.writes:
-                self._keep(thread_id, thread, renews=change.renews)
-            else:
-                self._threads.pop(thread_id, None)
+                parts.pop(part_id, None)
+            if change.drops is not None:
+                ended = threads[change.drops]
+                ended.expires_at = None
+                ended.writes = {place: some for place, some in ended.writes.items() if ended.has(place)}
+            for name, thread in threads.items():
+                self._tidy(name, thread, renews=change.renews and name == thread_id)
+            for name, branch in change.branches.items():
+                if branch is None:
+                    del self._branches[name]
+                else:
+                    self._branches[name] = branch
+            if not any(name in self._threads for name in threads):
+                self._parts.pop(family, None)
+
+    def _tidy(self, thread_id: str, thread: _Thread, *, renews: bool) -> None:
+        thread.lines = {ns: line for ns, line in thread.lines.items() if line.rows}
+        thread.tags = {name: key for name, key in thread.tags.items() if thread.is_live(key)}
+        if not thread.lines and not thread.writes:
+            self._threads.pop(thread_id, None)
+        elif renews or thread_id not in self._threads:
+            # A thread that a revision made has its life before it; one that it changed keeps its expiry.
+            self._touch(thread_id, thread)
 
     async def delete_thread(self, thread_id: str) -> int:
         with self._lock:
             thread = self._thread(thread_id)
-            self._threads.pop(thread_id, None)
+            self._drop(thread_id)
             return thread.live if thread else 0
+
+    async def entangled(self) -> Sequence[str]:
+        with self._lock:
+            return [name for name in self._expired() if self._records(name)]
+
+    def _expired(self) -> list[str]:
+        return [name for name in self._threads if self._thread(name) is None]
+
+    def _drop(self, thread_id: str) -> None:
+        if self._records(thread_id):
+            raise EntangledError(f"thread {thread_id!r} shares bytes with others of its family")
+        self._threads.pop(thread_id, None)
+        self._parts.pop(thread_id, None)
 
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         runs = set(run_ids)
@@ -244,9 +376,9 @@ class MemoryStore(Store, Forkable):
 
     async def sweep(self) -> int:
         with self._lock:
-            expired = [thread_id for thread_id in self._threads if self._thread(thread_id) is None]
+            expired = [name for name in self._expired() if not self._records(name)]
             for thread_id in expired:
-                del self._threads[thread_id]
+                self._drop(thread_id)
             return len(expired)
 
     def _thread(self, thread_id: str) -> _Thread | None:
@@ -260,21 +392,57 @@ class MemoryStore(Store, Forkable):
             thread.expires_at = self.clock() + self.ttl_seconds
         self._threads[thread_id] = thread
 
-    def _keep(self, thread_id: str, thread: _Thread, *, renews: bool) -> None:
-        # A thread that a revision made has its life before it; one that it changed keeps its expiry.
-        if renews or thread_id not in self._threads or self._thread(thread_id) is None:
-            self._touch(thread_id, thread)
+    def _entered(self, thread_id: str) -> _Thread:
+        """Return a thread that is written to, anew if it has expired."""
+        thread = self._thread(thread_id)
+        if thread is None and thread_id in self._threads:
+            self._drop(thread_id)
+        return thread or _Thread()
 
-    def _row(self, key: CheckpointKey) -> CheckpointRow | None:
-        thread = self._thread(key.thread_id)
-        return thread.row(key) if thread else None
+    def _held(self, thread_id: str) -> _Thread:
+        """Return a thread that a revision deals with, of a family also one that has expired."""
+        return (
+            self._threads.get(thread_id) if self._records(thread_id) else self._thread(thread_id)
+        ) or _Thread()
+
+    def _stands(self, base: Base) -> bool:
+        thread = self._thread(base.key.thread_id)
+        row = thread.row(base.key) if thread else None
+        return row is not None and row.rev == base.rev
+
+    def _family_of(self, thread_id: str) -> str:
+        branch = self._branches.get(thread_id)
+        return branch.family if branch else thread_id
+
+    def _are_related(self, one: CheckpointKey, other: CheckpointKey) -> bool:
+        return self._family_of(one.thread_id) == self._family_of(other.thread_id)
+
+    def _records(self, thread_id: str) -> list[Branch]:
+        family = self._family_of(thread_id)
+        return [branch for branch in self._branches.values() if branch.family == family]
+
+    def _members(self, thread_id: str) -> list[str]:
+        return [self._family_of(thread_id), *(branch.thread_id for branch in self._records(thread_id))]
+
+    def _add_parts(self, thread_id: str, parts: Sequence[PartRow]) -> None:
+        if parts:
+            there = self._parts.setdefault(self._family_of(thread_id), {})
+            there.update((part.part_id, part.data) for part in parts)
 
     def _family(self, thread_id: str) -> Family:
-        thread = self._thread(thread_id) or _Thread()
-        writes = {
-            CheckpointKey(thread_id, *place): tuple(rows.values()) for place, rows in thread.writes.items()
-        }
-        return Family({row.key: row for row in thread.rows()}, writes, dict(thread.parts))
+        threads = {name: self._held(name) for name in self._members(thread_id)}
+        return Family(
+            {row.key: row for thread in threads.values() for row in thread.rows()},
+            {
+                CheckpointKey(name, *place): tuple(rows.values())
+                for name, thread in threads.items()
+                for place, rows in thread.writes.items()
+            },
+            dict(self._parts.get(self._family_of(thread_id), {}))
+            if any(t.lines for t in threads.values())
+            else {},
+            {branch.thread_id: branch for branch in self._records(thread_id)},
+        )
 
     def _matching(self, query: Query) -> Iterable[CheckpointRow]:
         if query.thread_id is not None and query.checkpoint_ns is not None:
@@ -327,8 +495,11 @@ class MemoryStore(Store, Forkable):
             if not known(row.key, row.rev):
                 wanted += row.parts
                 for span in row.reach:
-                    line = self._threads[span.thread_id].lines.get(span.checkpoint_ns)
+                    # Of a thread that has gone nothing may be needed any more.
+                    other_thread = self._threads.get(span.thread_id)
+                    line = other_thread.lines.get(span.checkpoint_ns) if other_thread else None
                     for other in line.between(span.first, span.last) if line else ():
                         support[other.key] = other.body
-            parts.update((part, thread.parts[part]) for part in wanted if part in thread.parts)
+            there = self._parts.get(self._family_of(row.key.thread_id), {})
+            parts.update((part, there[part]) for part in wanted if part in there)
         return Page(entries, support, parts)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 from uuid import UUID
 
 import asyncpg
 
-from langgraph_harness_saver.errors import HeadMovedError, InvalidConfigError, StoreError, StoreNotOpenError
+from langgraph_harness_saver.errors import (
+    BranchExistsError,
+    EntangledError,
+    HeadMovedError,
+    InvalidConfigError,
+    StoreError,
+    StoreNotOpenError,
+)
 from langgraph_harness_saver.ids import id_key, id_of_key
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     Change,
     CheckpointKey,
     CheckpointRow,
     Entry,
     Family,
+    Graft,
     Page,
     PartRow,
     PutResult,
     Query,
+    Tag,
     WriteRow,
 )
 from langgraph_harness_saver.search import searchable
@@ -34,11 +44,17 @@ from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.postgres_pool import Pool, Statements
 from langgraph_harness_saver.stores.postgres_rows import (
+    WRITE_COLUMNS,
+    branch_of,
+    branch_values,
     columns,
+    graft_values,
+    key_values,
     page_of,
     part_values,
     put_values,
     row_values,
+    stored_key,
     stored_row,
     thread_key,
     write_of,
@@ -54,9 +70,11 @@ SCAN_ROWS = 256
 REVISIONS = 100
 """How often a revision is begun anew because what it would insert has come up meanwhile."""
 SWEEP_BATCH = 50
-PUT_COLUMNS, WRITE_COLUMNS = 18, 8
-HEAD_MOVED = 3
-"""What `harness_put` returns beside the numbers of `PutResult`."""
+PUT_COLUMNS = 18
+HEAD_MOVED, THREAD_EXISTS, NAME_TAKEN = 3, 4, 5
+"""What `harness_put` and `harness_graft` return beside the numbers of `PutResult`."""
+ENTANGLED, OCCUPIED = "HS001", "HS002"
+"""The SQLSTATEs that our functions raise."""
 
 
 class _Put(NamedTuple):
@@ -77,9 +95,18 @@ class _Again(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class _Read(Family):
-    """A family as it was read; `arrivals` name its writes: namespace, checkpoint and number of each."""
+    """A family as it was read.
 
-    arrivals: Sequence[tuple[bytes, bytes, int]] = ()
+    `threads` are the ids of its threads by their keys, that which parts are stored under first; `arrivals`
+    name its writes: thread, namespace, checkpoint and number of each.
+    """
+
+    threads: Mapping[str, str] = field(default_factory=dict)
+    arrivals: Sequence[tuple[str, bytes, bytes, int]] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.threads)
 
 
 class PostgresStore(Store):
@@ -180,7 +207,7 @@ class PostgresStore(Store):
         values = put_values(row, base, head)
         payload = _Put(values[0], values, [part_values(part) for part in parts])
         size = len(row.body) + len(row.metadata) + sum(len(data) for _, data in payload.parts)
-        status, actual = await self._submit(payload, size)
+        status, actual = await self._submit(row.key.thread_id, payload, size)
         if status == HEAD_MOVED:
             expected = None if isinstance(head, Unconditional) else head
             raise HeadMovedError(expected, None if actual is None else id_of_key(actual))
@@ -196,11 +223,14 @@ class PostgresStore(Store):
         )
         size = sum(len(write.body) for write in writes) + sum(len(data) for _, data in payload.parts)
         if writes:
-            await self._submit(payload, size)
+            await self._submit(key.thread_id, payload, size)
 
-    async def _submit(self, payload: _Put | _Writes, size: int) -> Any:
+    async def _submit(self, thread_id: str, payload: _Put | _Writes, size: int) -> Any:
         await self.open()
-        return await self._queues.submit(payload, size, self._pool.retry_seconds)
+        try:
+            return await self._queues.submit(payload, size, self._pool.retry_seconds)
+        except StoreError as error:
+            _raise(error, thread_id)
 
     async def _flush(self, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
         """Send calls in one statement; return those to be sent again."""
@@ -262,6 +292,8 @@ class PostgresStore(Store):
         checkpoint_id: str | None,
         known: Known,
         guess: Base | None = None,
+        *,
+        expired: bool = False,
     ) -> Page:
         await self.open()
         values = (
@@ -271,6 +303,7 @@ class PostgresStore(Store):
             None if checkpoint_id is None else id_key(checkpoint_id),
             None if guess is None else id_key(guess.key.checkpoint_id),
             None if guess is None else guess.rev,
+            expired,
         )
         return page_of(await self._fetch("get", *values))
 
@@ -321,52 +354,117 @@ class PostgresStore(Store):
 
         async def work(statements: Statements) -> Family:
             async with statements.transaction("REPEATABLE READ, READ ONLY"):
-                if await statements.first(self._sql("is_expired"), thread_key(thread_id), self.clock()):
+                family = await self._family(statements, thread_id)
+                values = (thread_key(thread_id), self.clock())
+                if not family.branches and await statements.first(self._sql("is_expired"), *values):
                     return Family({}, {}, {})
-                family = await self._family(statements, thread_id, lock=False)
                 parts = family.parts
                 assert isinstance(parts, LazyParts)
-                await self._load_parts(statements, thread_id, parts, list(parts))
-                return Family(family.rows, family.writes, parts.loaded)
+                await self._load_parts(statements, family.keys, parts, list(parts))
+                return Family(family.rows, family.writes, parts.loaded, family.branches)
 
         return await self._pool.run(work)
 
     def _sql(self, name: str) -> str:
         return self._schema.sql[name]
 
-    async def _family(self, statements: Statements, thread_id: str, *, lock: bool) -> _Read:
+    async def _family(self, statements: Statements, thread_id: str, *, lock: bool = False) -> _Read:
         suffix = "_locked" if lock else ""
-        thread = thread_key(thread_id)
-        items = await statements.fetch(self._sql(f"rows{suffix}"), thread)
-        rows = {row.key: row for row in (stored_row(item, thread_id) for item in items)}
-        sizes = await statements.fetch(self._sql(f"part_sizes{suffix}"), thread)
+        records = await self._records(statements, thread_id)
+        members = [records[0].family, *(b.thread_id for b in records)] if records else [thread_id]
+        threads = {thread_key(member): member for member in members}
+        keys = list(threads)
+        items = await statements.fetch(self._sql(f"rows{suffix}"), keys)
+        rows = {row.key: row for row in (stored_row(item, threads[item["thread"]]) for item in items)}
+        sizes = await statements.fetch(self._sql(f"part_sizes{suffix}"), keys)
         writes: dict[CheckpointKey, list[WriteRow]] = {}
-        arrivals: list[tuple[bytes, bytes, int]] = []
-        for item in await statements.fetch(self._sql("writes"), thread):
-            key = CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
+        arrivals: list[tuple[str, bytes, bytes, int]] = []
+        for item in await statements.fetch(self._sql("writes"), keys):
+            key = stored_key(item, threads[item["thread"]])
             write = write_of(item, item["call"], item["task_id"], item["task_path"])
             writes.setdefault(key, []).append(write)
-            arrivals.append((item["checkpoint_ns"], item["checkpoint_id"], item["arrival"]))
+            place = (item["thread"], item["checkpoint_ns"], item["checkpoint_id"], item["arrival"])
+            arrivals.append(place)
         parts = LazyParts({size["part_id"]: size["size"] for size in sizes})
-        return _Read(rows, writes, parts, arrivals)
+        return _Read(rows, writes, parts, {b.thread_id: b for b in records}, threads, arrivals)
+
+    async def _records(self, statements: Statements, thread_id: str) -> list[Branch]:
+        rows = await statements.fetch(self._sql("branches"), thread_key(thread_id))
+        return [branch_of(row) for row in rows]
 
     async def _load_parts(
-        self, statements: Statements, thread_id: str, parts: LazyParts, wanted: Sequence[bytes]
+        self, statements: Statements, keys: Sequence[str], parts: LazyParts, wanted: Sequence[bytes]
     ) -> None:
-        rows = await statements.fetch(self._sql("parts"), thread_key(thread_id), list(wanted))
+        rows = await statements.fetch(self._sql("parts"), keys, list(wanted))
         parts.loaded.update((row["part_id"], row["data"]) for row in rows)
+
+    async def branches(self, thread_id: str) -> Sequence[Branch]:
+        await self.open()
+        return await self._pool.run(lambda statements: self._records(statements, thread_id))
+
+    async def has_child(self, key: CheckpointKey) -> bool:
+        await self.open()
+        rows = await self._fetch("has_child", self.clock(), *key_values(key))
+        return bool(rows[0][0])
+
+    async def namespaces(self, thread_id: str, since: str | None = None) -> Sequence[str]:
+        await self.open()
+        values = (thread_key(thread_id), None if since is None else id_key(since))
+        return [decode(row[0]) for row in await self._fetch("namespaces", self.clock(), *values)]
+
+    async def tags(self, thread_id: str) -> Sequence[Tag]:
+        await self.open()
+        rows = await self._fetch("tags", self.clock(), thread_key(thread_id))
+        return [Tag(decode(row["name"]), stored_key(row, thread_id)) for row in rows]
+
+    async def entangled(self) -> Sequence[str]:
+        await self.open()
+        return [decode(row[0]) for row in await self._fetch("entangled", self.clock())]
 
     # --- changing ----------------------------------------------------------------------------------
 
-    async def revise(self, thread_id: str, plan: Plan) -> None:
+    async def graft(self, graft: Graft) -> PutResult:
         await self.open()
+        heads = list(graft.heads.items())
+        try:
+            rows = await self._fetch("graft", self.clock(), self.ttl_seconds, *graft_values(graft, heads))
+        except StoreError as error:
+            if _state(error) == OCCUPIED:
+                return PutResult.OCCUPIED
+            _raise(error, graft.rows[0].key.thread_id)
+        status, note, number = rows[0]
+        if status == HEAD_MOVED:
+            raise HeadMovedError(heads[number - 1][1], None if note is None else id_of_key(note))
+        branch = graft.branch
+        if branch is not None and status == THREAD_EXISTS:
+            raise BranchExistsError(f"there is a thread {branch.thread_id!r} already")
+        if branch is not None and status == NAME_TAKEN:
+            raise BranchExistsError(
+                f"thread {branch.source!r} has a branch {branch.name!r} already, thread {decode(note)!r}"
+            )
+        return PutResult(status)
+
+    async def tag(self, tag: Tag) -> bool:
+        await self.open()
+        thread, ns, id_ = key_values(tag.key)
+        rows = await self._fetch("tag", self.clock(), thread, encode(tag.name), ns, id_)
+        return bool(rows[0][0])
+
+    async def untag(self, thread_id: str, name: str) -> bool:
+        await self.open()
+        return bool(await self._fetch("untag", self.clock(), thread_key(thread_id), encode(name)))
+
+    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+        await self.open()
+        thread = thread_key(thread_id)
 
         async def work(statements: Statements) -> None:
             async with statements.transaction():
-                await statements.fetch(self._sql("begin_revision"), thread_key(thread_id), self.clock())
-                family = await self._locked_family(statements, thread_id)
-                change = await run_plan(plan, family, partial(self._load_parts, statements, thread_id))
-                await self._apply(statements, thread_id, family, change)
+                if await statements.first(self._sql("begin_revision"), self.clock(), thread, expired):
+                    family = await self._locked_family(statements, thread_id)
+                    load = partial(self._load_parts, statements, family.keys)
+                    change = await run_plan(plan, family, load)
+                    await self._apply(statements, thread_id, family, change)
 
         for _ in range(REVISIONS):
             try:
@@ -376,47 +474,58 @@ class PostgresStore(Store):
         raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
 
     async def _locked_family(self, statements: Statements, thread_id: str) -> _Read:
-        """Read a thread when nothing can be added that leans on it.
+        """Read a family when nothing can be added that leans on it.
 
         Whoever stores a row holds its base; so once all rows are locked, and no more have come while they
-        were being locked, none will come that leans on one of them.
+        were being locked, none will come that leans on one of them. Branches come under a lock of the
+        family's, which the revision has.
         """
         while True:
             family = await self._family(statements, thread_id, lock=True)
-            keys = await statements.fetch(self._sql("keys_locked"), thread_key(thread_id))
-            found = {(encode(key.checkpoint_ns), id_key(key.checkpoint_id)) for key in family.rows}
-            if all((row["checkpoint_ns"], row["checkpoint_id"]) in found for row in keys):
+            keys = await statements.fetch(self._sql("keys_locked"), family.keys)
+            if all(stored_key(key, family.threads[key["thread"]]) in family.rows for key in keys):
                 return family
 
     async def _apply(self, statements: Statements, thread_id: str, family: _Read, change: Change) -> None:
-        thread = thread_key(thread_id)
-        touches = change.renews or not (family.rows or family.writes)
-        await self._drop(
-            statements, thread, "drop_checkpoints", [_line_and_id(key) for key in change.deletes]
-        )
-        # Only what the plan has seen: others may have been stored since.
-        replaced = {_line_and_id(key) for key in change.writes}
-        seen = [item for item in family.arrivals if item[:2] in replaced]
-        await self._drop(statements, thread, "drop_writes", seen)
+        await self._record(statements, family, change)
+        await self._drop(statements, "drop_checkpoints", [key_values(key) for key in change.deletes])
+        await self._drop(statements, "drop_writes", _replaced(family, change))
         for name, known in (("set_checkpoints", True), ("add_checkpoints", False)):
             rows = [row_values(row) for row in change.rows if (row.key in family.rows) == known]
             done = await self._in_pieces(statements, name, rows)
             if not known and done < len(rows):
                 raise _Again
-        await self._add(statements, thread, change)
+        await self._add(statements, family.keys[0], change)
         if change.drop_parts:
-            await statements.fetch(self._sql("drop_parts"), thread, list(change.drop_parts))
-        if await statements.first(self._sql("is_empty"), thread):
-            await statements.fetch(self._sql("drop_parts"), thread, list(family.parts))
-            await statements.fetch(self._sql("drop_thread"), thread)
-        elif self.ttl_seconds is not None and touches:
+            await statements.fetch(self._sql("drop_parts"), family.keys, list(change.drop_parts))
+        if change.drops is not None:
+            await statements.fetch(self._sql("no_expiry"), thread_key(change.drops))
+        await self._tidy(statements, thread_id, family, change)
+
+    async def _record(self, statements: Statements, family: _Read, change: Change) -> None:
+        gone = [thread_key(name) for name, branch in change.branches.items() if branch is None]
+        if gone:
+            await statements.fetch(self._sql("drop_branches"), gone)
+            # Who stores a part under the family holds the record, which has been waited for.
+            seen = {*family.arrivals, *((*key_values(key), None) for key in family.rows)}
+            if not seen.issuperset(map(tuple, await statements.fetch(self._sql("places"), gone))):
+                raise _Again
+        for branch in change.branches.values():
+            if branch is not None:
+                await statements.fetch(self._sql("set_branch"), *branch_values(branch))
+
+    async def _tidy(self, statements: Statements, thread_id: str, family: _Read, change: Change) -> None:
+        """Drop the threads that nothing is left of; one that a revision made has its life before it."""
+        rows = await statements.fetch(self._sql("tidy"), family.keys, list(family.parts))
+        thread = thread_key(thread_id)
+        is_new = all(key.thread_id != thread_id for key in (*family.rows, *family.writes))
+        renews = change.renews or is_new
+        if self.ttl_seconds is not None and renews and thread in {row[0] for row in rows}:
             await statements.fetch(self._sql("renew_thread"), thread, self.clock() + self.ttl_seconds)
 
-    async def _drop(
-        self, statements: Statements, thread: str, name: str, items: Sequence[tuple[Any, ...]]
-    ) -> None:
+    async def _drop(self, statements: Statements, name: str, items: Sequence[tuple[Any, ...]]) -> None:
         if items:
-            await statements.fetch(self._sql(name), thread, *columns(items, 0))
+            await statements.fetch(self._sql(name), *columns(items, 0))
 
     async def _in_pieces(self, statements: Statements, name: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run a statement on rows, whose last column is the long one; return how many rows it gave."""
@@ -435,7 +544,10 @@ class PostgresStore(Store):
 
     async def delete_thread(self, thread_id: str) -> int:
         await self.open()
-        rows = await self._fetch("delete_thread", self.clock(), thread_key(thread_id))
+        try:
+            rows = await self._fetch("delete_thread", self.clock(), thread_key(thread_id))
+        except StoreError as error:
+            _raise(error, thread_id)
         return int(rows[0][0])
 
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
@@ -454,8 +566,28 @@ class PostgresStore(Store):
             last = rows[-1][0]
 
 
-def _line_and_id(key: CheckpointKey) -> tuple[bytes, bytes]:
-    return encode(key.checkpoint_ns), id_key(key.checkpoint_id)
+def _state(error: StoreError) -> str | None:
+    """Return the SQLSTATE that an error came from."""
+    state: str | None = getattr(error.__cause__, "sqlstate", None)
+    return state
+
+
+def _raise(error: StoreError, thread_id: str) -> NoReturn:
+    """Raise an error as what it means of a thread."""
+    if _state(error) == ENTANGLED:
+        raise EntangledError(
+            f"thread {thread_id!r} shares bytes with others of its family"
+        ) from error.__cause__
+    raise error
+
+
+def _replaced(family: _Read, change: Change) -> list[tuple[str, bytes, bytes, int]]:
+    """Name the writes that go: only such as the plan has seen, as others may have been stored since."""
+    keys = {key_values(key) for key in change.writes}
+    if change.drops is not None:
+        early = (key for key in family.writes if key.thread_id == change.drops and key not in family.rows)
+        keys.update(key_values(key) for key in early)
+    return [item for item in family.arrivals if item[:3] in keys]
 
 
 def _put_columns(puts: Sequence[_Put]) -> list[Any]:

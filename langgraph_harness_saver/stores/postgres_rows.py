@@ -13,9 +13,11 @@ from xxhash import xxh3_64_intdigest
 from langgraph_harness_saver.ids import id_key, id_of_key, pack_id
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     CheckpointKey,
     CheckpointRow,
     Entry,
+    Graft,
     Kind,
     Page,
     PartRow,
@@ -29,6 +31,9 @@ from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 _HEX = re.compile(r"\\x([0-9a-f]*)")
 ROW, SUPPORT, WRITE, PART = range(4)
 """What an item is that the reading functions return."""
+ROW_COLUMNS = 13
+"""How many of `harness_put`'s columns are the row's own."""
+WRITE_COLUMNS = 8
 
 
 def is_uuid(thread_id: str) -> bool:
@@ -45,6 +50,20 @@ def thread_key(thread_id: str) -> str:
     number = number & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62
     h = f"{number:032x}"
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def _text_of(thread_id: str) -> bytes | None:
+    """Return what it takes to know a thread's id again, beside its key."""
+    return None if is_uuid(thread_id) else encode(thread_id)
+
+
+def _thread_id(key: Any, text: bytes | None) -> str:
+    return str(key) if text is None else decode(text)
+
+
+def key_values(key: CheckpointKey) -> tuple[str, bytes, bytes]:
+    """Return the columns that a checkpoint is found by: thread, checkpoint_ns, checkpoint_id."""
+    return thread_key(key.thread_id), encode(key.checkpoint_ns), id_key(key.checkpoint_id)
 
 
 def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional | None) -> tuple[Any, ...]:
@@ -69,8 +88,7 @@ def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional 
         since,
         reach,
         b"".join(row.parts) or None,
-        # What it takes to know the thread's id again.
-        None if thread == key.thread_id else encode(key.thread_id),
+        _text_of(key.thread_id),
         searchable_metadata(row.metadata),
         bytes(memoryview(row.metadata)),
         bytes(memoryview(row.body)),
@@ -83,7 +101,7 @@ def row_values(row: CheckpointRow) -> tuple[Any, ...]:
     """Return a row's columns, in the order of the queries `add_checkpoints` and `set_checkpoints`."""
     thread, ns, id_, parent, run, rev, since, reach, parts, name, search, metadata, body = put_values(
         row, None, None
-    )[:13]
+    )[:ROW_COLUMNS]
     return (
         rev,
         int(row.kind),
@@ -106,15 +124,55 @@ def write_values(key: CheckpointKey, write: WriteRow) -> tuple[Any, ...]:
     """Return what `harness_put_writes` takes of one write."""
     body = bytes(memoryview(write.body))
     return (
-        thread_key(key.thread_id),
-        encode(key.checkpoint_ns),
-        id_key(key.checkpoint_id),
+        *key_values(key),
         id_key(write.task_id),
         write.call or _call(write.task_path, body),
         encode(write.task_path) or None,
         b"".join(write.parts) or None,
         body,
     )
+
+
+def branch_values(branch: Branch) -> tuple[Any, ...]:
+    """Return a record's columns, in the order of the table."""
+    ids = (branch.thread_id, branch.family, branch.source)
+    return (
+        branch.created_at,
+        *map(thread_key, ids),
+        id_key(branch.checkpoint_id),
+        encode(branch.name),
+        *map(_text_of, ids),
+    )
+
+
+def branch_of(item: Mapping[str, Any]) -> Branch:
+    """Return a row of the table of branches."""
+    return Branch(
+        _thread_id(item["thread"], item["thread_id"]),
+        _thread_id(item["family"], item["family_id"]),
+        _thread_id(item["source"], item["source_id"]),
+        id_of_key(item["checkpoint_id"]),
+        decode(item["name"]),
+        item["created_at"],
+    )
+
+
+def graft_values(graft: Graft, heads: Sequence[tuple[tuple[str, str], str | None]]) -> list[Any]:
+    """Return what `harness_graft` takes, beside the time."""
+    rows = [put_values(row, None, None)[:ROW_COLUMNS] for row in graft.rows]
+    bases = [(*key_values(base.key), base.rev) for base in graft.bases]
+    lines = [
+        (thread_key(thread_id), encode(ns), b"" if head is None else id_key(head))
+        for (thread_id, ns), head in heads
+    ]
+    writes = [write_values(key, write) for key, some in graft.writes.items() for write in some]
+    return [
+        *columns(rows, ROW_COLUMNS),
+        *columns(bases, 4),
+        *columns(lines, 3),
+        *columns(writes, WRITE_COLUMNS),
+        *((None,) * 9 if graft.branch is None else branch_values(graft.branch)),
+    ]
 
 
 def part_values(part: PartRow) -> tuple[bytes, bytes]:
@@ -161,8 +219,12 @@ def write_of(item: Mapping[str, Any], call: int, task_id: bytes, path: bytes | N
 
 def stored_row(item: Mapping[str, Any], thread_id: str) -> CheckpointRow:
     """Return a row of the table of checkpoints."""
-    key = CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
-    return _made(item, key, item["rev"], item["metadata"])
+    return _made(item, stored_key(item, thread_id), item["rev"], item["metadata"])
+
+
+def stored_key(item: Mapping[str, Any], thread_id: str) -> CheckpointKey:
+    """Return the key of a row of a table, whose thread is known."""
+    return CheckpointKey(thread_id, decode(item["checkpoint_ns"]), id_of_key(item["checkpoint_id"]))
 
 
 def _key(item: Mapping[str, Any]) -> CheckpointKey:

@@ -14,7 +14,7 @@ _NAME_BYTES = 63
 # Read here, as reading files would hold up an event loop.
 _QUERIES = queries("postgres")
 _MIGRATIONS = migrations("postgres")
-_TABLES = ("harness_thread", "harness_checkpoint", "harness_write", "harness_part")
+_TABLES = tuple(f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag"))
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('langgraph_harness_saver', 0))"
 _LACKING = """
 SELECT format('%s on %s', p, t) FROM unnest($2::text[]) AS t, unnest($3::text[]) AS p

@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from langgraph_harness_saver.errors import (
+    BranchExistsError,
+    EntangledError,
     HeadMovedError,
     InvalidConfigError,
     NotReplicatedError,
@@ -22,15 +24,18 @@ from langgraph_harness_saver.errors import (
 )
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     Change,
     CheckpointKey,
     CheckpointRow,
     Family,
+    Graft,
     Kind,
     Page,
     PartRow,
     PutResult,
     Query,
+    Tag,
     WriteRow,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
@@ -39,23 +44,30 @@ from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.opening import Opening, Queues
 from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.redis_errors import is_lost
+from langgraph_harness_saver.stores.redis_homes import Facts, Homes, Trail, away, is_elsewhere
 from langgraph_harness_saver.stores.redis_index import Index, Named
 from langgraph_harness_saver.stores.redis_rows import (
     SHARDS,
     Home,
     grouped_writes,
-    home_of,
     id_form,
     line_of,
     members_of_writes,
     pack,
     page_of,
     place_of,
+    read_expired,
+    read_facts,
     read_id,
+    read_namespaces,
     read_place,
+    read_records,
     read_row,
+    read_tags,
+    record_form,
     rev_form,
     row_form,
+    text_form,
     thread_form,
     version_spot,
     write_forms,
@@ -68,7 +80,7 @@ logger = logging.getLogger(__name__)
 
 MAJOR, MINOR = 1, 0
 """The version of the form in which rows are stored. A release works with every newer minor one."""
-LOCKED, EXPIRED, FENCED = -1, -2, 8
+LOCKED, EXPIRED, ENTANGLED, FENCED, LEASED = -1, -2, -3, 8, 16
 """What writing scripts return, or add, as in `common.lua`."""
 LOAD_ROWS, LOAD_BYTES = 1000, 8 << 20
 """How much of a family is read at a time."""
@@ -87,8 +99,8 @@ sweep knows which of the indexes' entries are to go."""
 SWEEP_BATCH = 50
 WALK_ENTRIES = 200
 """How many entries of the indexes a sweep looks at, besides those of what has expired."""
-NOWHERE = b"\x00\x00\x02\x00"
-"""A place where nothing stands: no id's form begins so."""
+NO_BASE = Base(CheckpointKey("", "", ""), 0)
+"""What no other thread's family has: a base of a branch without a name."""
 
 
 class _Job(NamedTuple):
@@ -98,21 +110,19 @@ class _Job(NamedTuple):
     home: Home
     command: Command
     named: Sequence[Named] = ()
-    renews: bool = False
+    renewed: Sequence[str] = ()
     writes: bool = True
 
-    @property
-    def is_indexed(self) -> bool:
-        """Whether it has failed if entering it in the indexes has."""
-        return self.renews or bool(self.named)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Read(Family):
-    """A family as it was read, at that time, and the stamp of what was the latest write."""
+    """A family as it was read, where, at that time, and the stamp of what was the latest write."""
 
-    now: float = 0.0
-    stamp: bytes = b""
+    home: Home
+    now: float
+    stamp: bytes
+    expired: bool = False
+    """Whether the thread has that was asked for."""
 
 
 class RedisStore(Store):
@@ -166,7 +176,8 @@ class RedisStore(Store):
         self._wires = Wires(target, retry_seconds)
         self._queues: Queues[_Job] = Queues(self._flush, self._wires.lane)
         self._opening = Opening(lambda: self._wires.run(self._set_up))
-        self._index = Index(self.prefix, self._ask, self._new_stamp)
+        self._homes = Homes(self.prefix, self._ask)
+        self._index = Index(self.prefix, self._ask, self._homes, self._new_stamp)
         self._scanner = Scanner(self._index, lambda: self._times()[0])
         self._closed = False
         self._stamps = itertools.count()
@@ -244,44 +255,45 @@ class RedisStore(Store):
         head: str | Unconditional | None = ANY_HEAD,
     ) -> PutResult:
         await self.open()
-        home = self._home(row.key.thread_id)
-        place, form = row_form(home.family, row)
-        own_id = id_form(row.key.checkpoint_id)
-        arguments = [
-            *self._times(),
-            self._new_stamp(),
-            place[: -len(own_id)],
-            own_id,
-            form,
-            await self._place_of_base(home, base),
-            b"" if base is None else rev_form(base.rev),
-            b"" if isinstance(head, Unconditional) else b"-" if head is None else id_form(head),
-        ]
-        for part in parts:
-            arguments += (part.part_id, part.data)
-        named = Named(row.key, row.run_id)
-        putting = call(SCRIPTS["put"], home.spot, arguments)
-        reply = await self._submit(_Job(row.key.thread_id, home, putting, (named,), renews=True))
+        if base is not None and base.key.thread_id != row.key.thread_id:
+            base = await self._base_of_family(base, row.key.thread_id)
+        stamp, named = self._new_stamp(), Named(row.key, row.run_id)
+
+        def job(home: Home) -> _Job:
+            place, form = row_form(home.family, row)
+            own_id = id_form(row.key.checkpoint_id)
+            arguments = [
+                *self._times(),
+                stamp,
+                place[: -len(own_id)],
+                own_id,
+                form,
+                b"" if base is None else place_of(home.family, base.key),
+                b"" if base is None else rev_form(base.rev),
+                _head_form(head),
+            ]
+            for part in parts:
+                arguments += (part.part_id, part.data)
+            putting = call(SCRIPTS["put"], home.spot, arguments)
+            return _Job(row.key.thread_id, home, putting, (named,), (row.key.thread_id,))
+
+        reply = await self._submit_home(row.key.thread_id, job)
         if isinstance(reply, list):
             await self._index.clean([named])
-            actual = None if reply[1] == b"-" else read_id(reply[1])
-            raise HeadMovedError(None if isinstance(head, Unconditional) else head, actual)
+            raise HeadMovedError(None if isinstance(head, Unconditional) else head, _read_head(reply[1]))
         result = PutResult(reply)
         if result == PutResult.BASE_GONE:
             await self._index.clean([named])
         return result
 
-    async def _place_of_base(self, home: Home, base: Base | None) -> bytes:
-        """Return where a base has to be in the family."""
-        if base is None:
-            return b""
-        elsewhere = self._home(base.key.thread_id)
-        if elsewhere.family == home.family:
-            return place_of(home.family, base.key)
-        # No script sees two families, so this is a look beforehand. The core never asks for it.
-        page = await self.get(*base.key, _nothing)
-        is_there = bool(page.entries) and page.entries[0].row.rev == base.rev
-        return b"" if is_there else NOWHERE
+    async def _base_of_family(self, base: Base, thread_id: str) -> Base:
+        """Return a base of another thread if it is of the same family, else one that nothing has."""
+        names = (thread_id, base.key.thread_id)
+        if len({self._homes.of(name).family for name in names}) == 1:
+            return base
+        if len({(await self._homes.facts(name)).home.family for name in names}) == 1:
+            return base
+        return NO_BASE
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
@@ -289,19 +301,31 @@ class RedisStore(Store):
         if not writes:
             return
         await self.open()
-        home = self._home(key.thread_id)
-        arguments = [
-            *self._times(),
-            self._new_stamp(),
-            place_of(home.family, key),
-            b"%d" % len(writes),
-        ]
-        for write in writes:
-            arguments += write_forms(write)
-        for part in parts:
-            arguments += (part.part_id, part.data)
-        writing = call(SCRIPTS["put_writes"], home.spot, arguments)
-        await self._submit(_Job(key.thread_id, home, writing, renews=True))
+        stamp = self._new_stamp()
+
+        def job(home: Home) -> _Job:
+            arguments = [*self._times(), stamp, place_of(home.family, key), b"%d" % len(writes)]
+            for write in writes:
+                arguments += write_forms(write)
+            for part in parts:
+                arguments += (part.part_id, part.data)
+            writing = call(SCRIPTS["put_writes"], home.spot, arguments)
+            return _Job(key.thread_id, home, writing, renewed=(key.thread_id,))
+
+        await self._submit_home(key.thread_id, job)
+
+    async def _submit_home(self, thread_id: str, job: Callable[[Home], _Job]) -> Any:
+        """Return the reply to a call on a thread, from where it lives."""
+        reply = await self._submit(job(self._homes.of(thread_id)))
+        if not is_elsewhere(reply):
+            return reply
+        trail, pauses = Trail(self._homes, thread_id), Pauses()
+        while is_elsewhere(reply):
+            if not await trail.follow(reply):
+                # Somebody is about to begin it.
+                await pauses.wait()
+            reply = await self._submit(job(self._homes.of(thread_id)))
+        return reply
 
     async def _submit(self, job: _Job) -> Any:
         """Return the reply to a call, which leaves together with others."""
@@ -319,6 +343,8 @@ class RedisStore(Store):
                 if reply == EXPIRED:
                     await self._delete(job.thread_id, if_expired=True)
                     continue
+                if reply == ENTANGLED:
+                    raise EntangledError(f"thread {job.thread_id!r} shares bytes with others of its family")
                 if reply != LOCKED:
                     return reply
                 if loop.time() >= deadline:
@@ -365,16 +391,21 @@ class RedisStore(Store):
             replies = await wire.send([*entries.values(), *own], deadline)
         failed = _failures(dict(zip(entries, replies, strict=False)))
         replies = replies[len(entries) :]
-        fenced = [n for n, reply in enumerate(replies) if type(reply) is int and reply >= FENCED]
+        leased = _cut(replies, LEASED)
+        fenced = _cut(replies, FENCED)
         if fenced or loop.time() - begin > FENCE_SECONDS / 2:
-            for n in fenced:
-                replies[n] -= FENCED
             entries = self._entries(jobs)
             once_more = await wire.send(list(entries.values()), deadline)
             failed |= _failures(dict(zip(entries, once_more, strict=True)))
-        for job_number, job in enumerate(jobs):
-            if job.is_indexed and job.home.shard in failed:
-                replies[job_number] = failed[job.home.shard]
+        for n in leased:
+            replies[n] = await self._relet(jobs[n].home, wire, deadline) or replies[n]
+        for n, job in enumerate(jobs if failed else ()):
+            # It has failed if entering it in the indexes has.
+            shards = {
+                self._index.shard(name) for name in (*job.renewed, *(e.key.thread_id for e in job.named))
+            }
+            for shard in shards & failed.keys():
+                replies[n] = failed[shard]
         lost = [reply for reply in replies if isinstance(reply, Exception) and is_lost(reply)]
         if lost:
             raise lost[0]
@@ -388,9 +419,29 @@ class RedisStore(Store):
     def _entries(self, jobs: Sequence[_Job]) -> dict[int, Command]:
         """Return what enters all that calls name in the indexes, by shard."""
         named = [each for job in jobs for each in job.named]
-        renewed = [job.thread_id for job in jobs if job.renews and self.ttl_seconds is not None]
+        renewed = [name for job in jobs for name in job.renewed] if self.ttl_seconds is not None else ()
         _, ttl, expires = self._times()
         return self._index.entries(named, renewed, ttl, expires)
+
+    async def _relet(self, home: Home, wire: Wire, deadline: float) -> Exception | None:
+        """Have the pointers to a family live longer than its keys; return why it isn't so."""
+        asked = [call(SCRIPTS["facts"], home.spot, ()), command(home.spot, b"PTTL", home.spot.keys[0])]
+        replies = await wire.send(asked, deadline)
+        if not _failures(dict(enumerate(replies))):
+            flat, left = replies
+            lease = b"%d" % (2 * left) if left > 0 else b""
+            records = read_records(read_facts(flat), home.family)
+            pointing = [self._pointing(name, home.family, self._new_stamp(), lease) for name in records]
+            replies = await wire.send(pointing, deadline)
+            if not _failures(dict(enumerate(replies))):
+                replies = await wire.send([call(SCRIPTS["lease"], home.spot, (lease,))], deadline)
+        return next(iter(_failures(dict(enumerate(replies))).values()), None)
+
+    def _pointing(
+        self, thread_id: str, family: str, stamp: bytes, lease: bytes, *, takes: bool = False
+    ) -> Command:
+        arguments = (text_form(family), stamp, lease, b"%d" % takes)
+        return call(SCRIPTS["point"], self._homes.own(thread_id).spot, arguments)
 
     async def _replicate(
         self, slots: Sequence[int], wire: Wire, deadline: float
@@ -428,9 +479,6 @@ class RedisStore(Store):
             pid, prefix = self._stamper = (os.getpid(), os.urandom(9))
         return prefix + next(self._stamps).to_bytes(6, "big")
 
-    def _home(self, thread_id: str) -> Home:
-        return home_of(self.prefix, thread_id)
-
     # --- reading -----------------------------------------------------------------------------------
 
     async def get(
@@ -440,19 +488,36 @@ class RedisStore(Store):
         checkpoint_id: str | None,
         known: Known,
         guess: Base | None = None,
+        *,
+        expired: bool = False,
     ) -> Page:
         await self.open()
-        home = self._home(thread_id)
-        line = line_of(home.family, thread_id, checkpoint_ns)
-        looks_for = (b"latest", line) if checkpoint_id is None else (b"one", line + id_form(checkpoint_id))
-        had = (b"", b"") if guess is None else (place_of(home.family, guess.key), rev_form(guess.rev))
         now, ttl, expires = self._times()
-        read = call(SCRIPTS["read"], home.spot, (now, b"all", *looks_for, *had))
-        page = page_of(await self._submit(_Job(thread_id, home, read, writes=False)), home.family)
+        trail = Trail(self._homes, thread_id)
+        while True:
+            home = self._homes.of(thread_id)
+            line = line_of(home.family, thread_id, checkpoint_ns)
+            looks_for = (
+                (b"latest", line) if checkpoint_id is None else (b"one", line + id_form(checkpoint_id))
+            )
+            had = (b"", b"") if guess is None else (place_of(home.family, guess.key), rev_form(guess.rev))
+            # Nothing has expired at the beginning of time.
+            arguments = (b"-1" if expired else now, b"all", *looks_for, *had)
+            read = call(SCRIPTS["read"], home.spot, arguments)
+            reply = await self._submit(_Job(thread_id, home, read, writes=False))
+            if not is_elsewhere(reply):
+                break
+            if not await trail.follow(reply):
+                return Page()
+        page = page_of(reply, home.family)
         if page.entries and self.refresh_on_read and ttl:
-            arguments = (now, ttl, expires, thread_form(home.family, thread_id))
-            touch = call(SCRIPTS["touch"], home.spot, arguments)
-            await self._submit(_Job(thread_id, home, touch, renews=True))
+
+            def touching(home: Home) -> _Job:
+                arguments = (now, ttl, expires, thread_form(home.family, thread_id))
+                touch = call(SCRIPTS["touch"], home.spot, arguments)
+                return _Job(thread_id, home, touch, renewed=(thread_id,))
+
+            await self._submit_home(thread_id, touching)
         return page
 
     async def scan(self, query: Query, size: int, known: Known) -> Page:
@@ -482,49 +547,60 @@ class RedisStore(Store):
         parts = family.parts
         assert isinstance(parts, LazyParts)
         while missing := [part_id for part_id in parts if part_id not in parts.loaded]:
-            await self._load_parts(self._home(thread_id), parts, parts.next(missing[0]))
-        return Family(family.rows, family.writes, parts.loaded)
+            await self._load_parts(family.home, parts, parts.next(missing[0]))
+        return Family(family.rows, family.writes, parts.loaded, family.branches)
 
     async def _family(self, thread_id: str) -> _Read:
         """Read all of a family as it was at one moment."""
-        home = self._home(thread_id)
-        thread = thread_form(home.family, thread_id)
-        pauses = Pauses()
+        pauses, trail = Pauses(), Trail(self._homes, thread_id)
         while True:
             now = self.clock()
-            read = await self._read_once(home, thread, now)
+            read = await self._read_once(thread_id, trail, now)
             if read is not None:
                 return read
             await pauses.wait()
 
-    async def _read_once(self, home: Home, thread: bytes, now: float) -> _Read | None:
-        """Read a family in pieces; return None if somebody has changed it meanwhile."""
+    async def _read_once(self, thread_id: str, trail: Trail, now: float) -> _Read | None:
+        """Read a family in pieces; return None if it is elsewhere, or somebody has changed it meanwhile."""
+        home = self._homes.of(thread_id)
         meta, live, rest, _, writes, _ = home.spot.keys
         found: dict[bytes, list[bytes]] = {live: [], rest: [], writes: []}
         sizes: Sequence[Any] = ()
         unread = list(found)
-        stamps: set[bytes | None] = set()
-        is_expired = False
-        while unread or not stamps:
-            look = command(home.spot, b"HMGET", meta, b"v", b"e" + thread)
+        facts: Facts | None = None
+        while unread:
+            look = call(SCRIPTS["facts"], home.spot, ())
             pieces = [self._piece(home, key, len(found[key])) for key in unread]
-            others = [] if stamps else [call(SCRIPTS["part_sizes"], home.spot, ())]
-            before, *replies, after = await self._ask([look, *pieces, *others, look])
-            stamps |= {before[0], after[0]}
-            if len(stamps) > 1:
+            others = [call(SCRIPTS["part_sizes"], home.spot, ())] if facts is None else []
+            before, *replies, [after] = await self._ask(
+                [look, *pieces, *others, command(home.spot, b"HMGET", meta, b"v")]
+            )
+            seen = Facts(home, read_facts(before))
+            if facts is None:
+                facts, sizes = seen, replies.pop()
+                elsewhere = away(facts, thread_id)
+                if elsewhere is not None:
+                    is_on_its_way = not await trail.follow(elsewhere)
+                    return (
+                        _Read({}, {}, LazyParts({}), home=home, now=now, stamp=b"") if is_on_its_way else None
+                    )
+            if not facts.meta.get(b"v") == seen.meta.get(b"v") == after:
                 return None
-            is_expired = after[1] is not None and float(after[1]) <= now
-            if others:
-                sizes = replies.pop()
             for key, members in zip(unread, replies, strict=True):
                 found[key] += members
             unread = [k for k, members in zip(unread, replies, strict=True) if len(members) == LOAD_ROWS]
-        stamp = next(iter(stamps)) or b""
-        if is_expired:
-            return _Read({}, {}, LazyParts({}), now, stamp)
-        rows = {row.key: row for row in (read_row(m, home.family) for m in (*found[live], *found[rest]))}
+        assert facts is not None
+        family = home.family
+        records = read_records(facts.meta, family)
+        for branch in records:
+            self._homes.learn(branch, family)
+        expired = thread_id in read_expired(facts.meta, family, now)
+        read = partial(_Read, home=home, now=now, stamp=facts.meta.get(b"v", b""), expired=expired)
+        if expired and not records:
+            return read({}, {}, LazyParts({}))
+        rows = {row.key: row for row in (read_row(m, family) for m in (*found[live], *found[rest]))}
         parts = LazyParts(dict(zip(sizes[::2], sizes[1::2], strict=True)))
-        return _Read(rows, grouped_writes(found[writes], home.family), parts, now, stamp)
+        return read(rows, grouped_writes(found[writes], family), parts, records)
 
     @staticmethod
     def _piece(home: Home, key: bytes, start: int) -> Command:
@@ -541,49 +617,61 @@ class RedisStore(Store):
 
     # --- changing ----------------------------------------------------------------------------------
 
-    async def revise(self, thread_id: str, plan: Plan) -> None:
+    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
         await self.open()
-        home = self._home(thread_id)
         pauses = Pauses()
-        is_locked = False
+        locked: Home | None = None
         try:
             for number in range(REVISIONS):
                 if number >= REVISIONS_UNLOCKED:
-                    is_locked = True
-                    await self._ask([call(SCRIPTS["lock"], home.spot, [b"%d" % (LOCK_SECONDS * 1000)])])
+                    locked = (await self._homes.facts(thread_id)).home
+                    await self._ask([call(SCRIPTS["lock"], locked.spot, [b"%d" % (LOCK_SECONDS * 1000)])])
                 family = await self._family(thread_id)
-                change = await run_plan(plan, family, partial(self._load_parts, home))
-                if change == Change() or await self._apply(home, thread_id, family, change):
+                if expired and not family.expired:
+                    return
+                change = await run_plan(plan, family, partial(self._load_parts, family.home))
+                if change == Change() or await self._apply(thread_id, family, change, if_expired=expired):
                     return
                 logger.debug("%s: others have changed thread %r meanwhile", self.where, thread_id)
                 await pauses.wait()
         finally:
-            if is_locked:
-                await self._ask([command(home.spot, b"HDEL", home.spot.keys[0], b"l")])
+            if locked is not None:
+                await self._ask([command(locked.spot, b"HDEL", locked.spot.keys[0], b"l")])
         raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
 
-    async def _apply(self, home: Home, thread_id: str, family: _Read, change: Change) -> bool:
+    async def _apply(self, thread_id: str, family: _Read, change: Change, *, if_expired: bool) -> bool:
+        home = family.home
         now, ttl, expires = self._times(family.now)
         rows = [row_form(home.family, row) for row in change.rows]
         writes = {place_of(home.family, key): some for key, some in change.writes.items()}
+        records = {
+            thread_form(home.family, name): b"" if branch is None else record_form(branch)[0]
+            for name, branch in change.branches.items()
+        }
         arguments = [
             *(now, ttl, expires, self._new_stamp(), thread_form(home.family, thread_id), family.stamp),
             b"%d" % change.renews,
+            b"%d" % if_expired,
+            b"" if change.drops is None else thread_form(home.family, change.drops),
             *_counted([place_of(home.family, key) for key in change.deletes]),
-            b"%d" % len(rows),
-            *itertools.chain.from_iterable(rows),
+            *_counted_pairs(rows),
             *_counted(list(writes)),
             *_counted([m for place, some in writes.items() for m in members_of_writes(place, some)]),
-            b"%d" % len(change.parts),
-            *itertools.chain.from_iterable((part.part_id, part.data) for part in change.parts),
+            *_counted_pairs(change.parts),
             *_counted(list(change.drop_parts)),
+            *_counted_pairs(records.items()),
         ]
         applying = call(SCRIPTS["apply"], home.spot, arguments)
         entered = _newly_named(family, change)
-        adds = bool(change.rows) or any(change.writes.values())
-        touches = change.renews or (adds and not (family.rows or family.writes))
-        if await self._submit(_Job(thread_id, home, applying, entered, renews=touches)) != 1:
+        added = {row.key.thread_id for row in change.rows}
+        added |= {key.thread_id for key, some in change.writes.items() if some}
+        there = {key.thread_id for key in (*family.rows, *family.writes)}
+        touches = change.renews or (thread_id in added and thread_id not in there)
+        renewed = (thread_id,) if touches else ()
+        if await self._submit(_Job(thread_id, home, applying, entered, renewed)) != 1:
             return False
+        for name in [name for name, branch in change.branches.items() if branch is None]:
+            await self._homes.unpoint(name, home.family)
         await self._index.clean(_no_longer_named(family, change))
         return True
 
@@ -594,16 +682,182 @@ class RedisStore(Store):
 
     async def _delete(self, thread_id: str, *, if_expired: bool) -> tuple[int, bytes]:
         """Delete a thread; return how many live checkpoints it had, or -1 as it stays, and its expiry."""
-        home = self._home(thread_id)
-        thread = thread_form(home.family, thread_id)
-        arguments = (self._times()[0], self._new_stamp(), thread, b"%d" % if_expired)
-        dropping = call(SCRIPTS["drop"], home.spot, arguments)
-        live, expiry, *dropped = await self._submit(_Job(thread_id, home, dropping))
+        now = self._times()[0]
+        family = thread_id
+
+        def job(home: Home) -> _Job:
+            nonlocal family
+            family = home.family
+            arguments = (now, thread_form(family, thread_id), b"%d" % if_expired)
+            return _Job(thread_id, home, call(SCRIPTS["drop"], home.spot, arguments))
+
+        live, expiry, *dropped = await self._submit_home(thread_id, job)
         await self._index.clean(
-            Named(read_place(place, home.family)[0], read_id(run) if run else None)
+            Named(read_place(place, family)[0], read_id(run) if run else None)
             for place, run in zip(dropped[::2], dropped[1::2], strict=True)
         )
         return live, expiry or b""
+
+    # --- families ----------------------------------------------------------------------------------
+
+    async def graft(self, graft: Graft) -> PutResult:
+        await self.open()
+        branch = graft.branch
+        named = [Named(row.key, row.run_id) for row in graft.rows]
+        loop = asyncio.get_running_loop()
+        begin, stamp = loop.time(), self._new_stamp()
+        was_there, result = True, None
+        try:
+            was_there = branch is not None and await self._point(branch, named, stamp)
+            result = await self._graft(graft, named)
+        except (HeadMovedError, BranchExistsError):
+            result = PutResult.BASE_GONE
+            raise
+        finally:
+            if result == PutResult.BASE_GONE:
+                if branch is not None and not was_there:
+                    await self._homes.unpoint(branch.thread_id, branch.family, stamp)
+                await self._index.clean(named)
+        if branch is not None and result == PutResult.STORED:
+            self._homes.learn(branch.thread_id, branch.family)
+            if was_there or loop.time() - begin > FENCE_SECONDS / 2:
+                await self._point_again(graft, branch)
+        return result
+
+    async def _point(
+        self, branch: Branch, named: Sequence[Named], stamp: bytes, *, takes: bool = False
+    ) -> bool:
+        """Write the pointer of a branch that is to begin; return whether it was there already.
+
+        With `takes`, nobody who has written it before may take it away any more.
+        """
+        own = self._homes.own(branch.thread_id)
+        pointing = self._pointing(branch.thread_id, branch.family, stamp, self._lease(), takes=takes)
+        # What it names are entries by which the pointer is found if nothing more comes of it.
+        named = [each for each in named if each.key.thread_id == branch.thread_id]
+        reply = await self._submit(_Job(branch.thread_id, own, pointing, named))
+        if reply == 1:
+            raise BranchExistsError(f"there is a thread {branch.thread_id!r} already")
+        return bool(reply)
+
+    async def _point_again(self, graft: Graft, branch: Branch) -> None:
+        """Point to a branch once more: somebody may have taken its pointer for stale, or for his own."""
+        try:
+            await self._point(branch, (), self._new_stamp(), takes=True)
+        except BranchExistsError:
+            rows = [row.key for row in graft.rows if row.key.thread_id == branch.thread_id]
+            undone = Change(deletes=rows, drops=branch.thread_id, branches={branch.thread_id: None})
+            await self.revise(branch.source, lambda _: undone)
+            raise
+
+    def _lease(self) -> bytes:
+        """Return for how many milliseconds pointers are to live: much longer than what they lead to."""
+        ttl = self._times()[1]
+        return b"%d" % (2 * int(ttl)) if ttl else b""
+
+    async def _graft(self, graft: Graft, named: Sequence[Named]) -> PutResult:
+        branch, stamp = graft.branch, self._new_stamp()
+        threads = tuple({row.key.thread_id: None for row in graft.rows})
+        thread_id = branch.source if branch else threads[0]
+        heads = list(graft.heads.items())
+
+        def job(home: Home) -> _Job:
+            family = home.family
+            record, length = record_form(branch) if branch else (b"", 0)
+            rows = [row_form(family, row) for row in graft.rows]
+            writes = [(key, write_forms(w)) for key, some in graft.writes.items() for w in some]
+            arguments = [
+                *(*self._times(), stamp, thread_form(family, thread_id)),
+                *(thread_form(family, branch.thread_id) if branch else b"", record, b"%d" % length),
+                self._lease(),
+                *_counted_pairs([(line_of(family, *line), _head_form(head)) for line, head in heads]),
+                *_counted_pairs([(place_of(family, key), rev_form(rev)) for key, rev in graft.bases]),
+                *_counted_pairs(rows),
+                *_counted_pairs([(place_of(family, key) + under, form) for key, (under, form) in writes]),
+                *_counted_pairs(graft.parts),
+            ]
+            grafting = call(SCRIPTS["graft"], home.spot, arguments)
+            return _Job(thread_id, home, grafting, named, threads)
+
+        reply = await self._submit_home(thread_id, job)
+        if not isinstance(reply, list):
+            return PutResult(reply)
+        if reply[0] == 3:
+            raise HeadMovedError(heads[reply[1]][1], _read_head(reply[2]))
+        assert branch is not None
+        taken = thread_form(branch.family, branch.thread_id) == reply[1]
+        if taken:
+            raise BranchExistsError(f"there is a thread {branch.thread_id!r} already")
+        raise BranchExistsError(f"thread {branch.source!r} has a branch {branch.name!r} already")
+
+    async def branches(self, thread_id: str) -> Sequence[Branch]:
+        await self.open()
+        home, meta = await self._homes.facts(thread_id)
+        records = read_records(meta, home.family)
+        for branch in records:
+            self._homes.learn(branch, home.family)
+        return list(records.values())
+
+    async def has_child(self, key: CheckpointKey) -> bool:
+        await self.open()
+        now = self._times()[0]
+
+        def make(home: Home) -> Command:
+            line = line_of(home.family, *key[:2])
+            return call(SCRIPTS["has_child"], home.spot, (now, line, id_form(key.checkpoint_id)))
+
+        return bool((await self._homes.look_once(key.thread_id, make, 0)).reply)
+
+    async def namespaces(self, thread_id: str, since: str | None = None) -> Sequence[str]:
+        await self.open()
+        arguments = (self._times()[0], b"" if since is None else id_form(since))
+
+        def make(home: Home) -> Command:
+            now, newer_than = arguments
+            thread = thread_form(home.family, thread_id)
+            return call(SCRIPTS["namespaces"], home.spot, (now, thread, newer_than))
+
+        home, (found, spaces) = await self._homes.look_once(thread_id, make, ((), ()))
+        return read_namespaces(found, spaces, len(thread_form(home.family, thread_id)))
+
+    async def tag(self, tag: Tag) -> bool:
+        return await self._tag(tag.key.thread_id, tag.name, tag.key)
+
+    async def untag(self, thread_id: str, name: str) -> bool:
+        return await self._tag(thread_id, name, None)
+
+    async def _tag(self, thread_id: str, name: str, key: CheckpointKey | None) -> bool:
+        await self.open()
+        now = self._times()[0]
+
+        def job(home: Home) -> _Job:
+            place = b"" if key is None else place_of(home.family, key)
+            arguments = (now, thread_form(home.family, thread_id), text_form(name), place)
+            return _Job(thread_id, home, call(SCRIPTS["tag"], home.spot, arguments))
+
+        return bool(await self._submit_home(thread_id, job))
+
+    async def tags(self, thread_id: str) -> Sequence[Tag]:
+        await self.open()
+        home, meta = await self._homes.facts(thread_id)
+        if thread_id in read_expired(meta, home.family, self.clock()):
+            return []
+        return read_tags(meta, home.family, thread_id)
+
+    async def entangled(self) -> Sequence[str]:
+        await self.open()
+        found: dict[str, None] = {}
+        for shard in range(SHARDS):
+            start = 0
+            while due := await self._index.due(shard, self._times()[0], start, SWEEP_BATCH):
+                start += len(due)
+                for member, _ in due:
+                    home, meta = await self._homes.facts(read_id(member))
+                    if read_records(meta, home.family):
+                        found.update(dict.fromkeys(read_expired(meta, home.family, self.clock())))
+        return list(found)
+
+    # --- sweeping ----------------------------------------------------------------------------------
 
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         await self.open()
@@ -613,22 +867,29 @@ class RedisStore(Store):
         await self.open()
         swept = 0
         for shard in range(SHARDS):
-            while due := await self._index.due(shard, self._times()[0], SWEEP_BATCH):
-                swept += await self._expire(shard, due)
+            start = 0
+            while due := await self._index.due(shard, self._times()[0], start, SWEEP_BATCH):
+                gone, stay = await self._expire(shard, due)
+                swept += gone
+                start += stay
         await self._scanner.walk(WALK_ENTRIES)
         return swept
 
-    async def _expire(self, shard: int, due: Sequence[tuple[bytes, bytes]]) -> int:
-        """Delete those of some threads that have expired; return how many did."""
-        swept = 0
+    async def _expire(self, shard: int, due: Sequence[tuple[bytes, bytes]]) -> tuple[int, int]:
+        """Delete those of some threads that have expired; return how many did, and are entangled and stay."""
+        gone = stay = 0
         settled: list[bytes] = []
         for member, seen in due:
-            live, expiry = await self._delete(read_id(member), if_expired=True)
-            swept += live >= 0
+            try:
+                live, expiry = await self._delete(read_id(member), if_expired=True)
+            except EntangledError:
+                stay += 1
+                continue
+            gone += live >= 0
             # It has gone, or been renewed since; one without an expiry is nobody's to sweep.
             settled += (member, seen, expiry if live < 0 else b"")
         await self._index.settle(shard, settled)
-        return swept
+        return gone, stay
 
 
 def _nothing(key: CheckpointKey, rev: int) -> bool:
@@ -647,6 +908,26 @@ def _facts(info: Reply) -> dict[str, str]:
 
 def _is_version(version: Reply) -> bool:
     return isinstance(version, list) and version[0] is not None
+
+
+def _head_form(head: str | Unconditional | None) -> bytes:
+    return b"" if isinstance(head, Unconditional) else b"-" if head is None else id_form(head)
+
+
+def _read_head(form: bytes) -> str | None:
+    return None if form == b"-" else read_id(form)
+
+
+def _cut(replies: list[Reply], flag: int) -> list[int]:
+    """Return which replies have had something added to them, and take it away."""
+    found = [n for n, reply in enumerate(replies) if type(reply) is int and reply >= flag]
+    for n in found:
+        replies[n] -= flag
+    return found
+
+
+def _counted_pairs(pairs: Collection[tuple[bytes, bytes]]) -> list[bytes]:
+    return [b"%d" % len(pairs), *itertools.chain.from_iterable(pairs)]
 
 
 def _counted(items: Sequence[bytes]) -> list[bytes]:

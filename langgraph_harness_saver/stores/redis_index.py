@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.stores.lua import SCRIPTS
+from langgraph_harness_saver.stores.redis_homes import Ask, Homes, Wanted
 from langgraph_harness_saver.stores.redis_rows import (
     Home,
     Spot,
     entry_form,
-    home_of,
     id_form,
     index_spot,
     place_of,
     run_form,
 )
-from langgraph_harness_saver.stores.redis_wires import Command, Reply, call
-
-Ask = Callable[[Sequence[Command]], Awaitable[list[Reply]]]
+from langgraph_harness_saver.stores.redis_wires import Command, call
 
 CLEAN_ENTRIES = 500
 """How many entries are removed at a time."""
@@ -36,14 +35,15 @@ class Named(NamedTuple):
 class Index:
     """Entries of checkpoints, runs and expiring threads; see `index_common.lua`."""
 
-    def __init__(self, prefix: str, ask: Ask, new_stamp: Callable[[], bytes]) -> None:
+    def __init__(self, prefix: str, ask: Ask, homes: Homes, new_stamp: Callable[[], bytes]) -> None:
         self.ask = ask
+        self.homes = homes
         self._prefix = prefix
         self._new_stamp = new_stamp
 
-    def home(self, thread_id: str) -> Home:
-        """Return where a thread's family lives."""
-        return home_of(self._prefix, thread_id)
+    def shard(self, thread_id: str) -> int:
+        """Return which shard names a thread."""
+        return self.homes.own(thread_id).shard
 
     def spot(self, shard: int) -> Spot:
         """Return where one shard of the indexes is."""
@@ -55,13 +55,13 @@ class Index:
         """Return the commands that enter checkpoints, and threads that expire then, by shard."""
         shards: dict[int, tuple[list[bytes], list[bytes], dict[bytes, bytes]]] = {}
         for key, run_id in named:
-            ids, runs, _ = shards.setdefault(self.home(key.thread_id).shard, ([], [], {}))
+            ids, runs, _ = shards.setdefault(self.shard(key.thread_id), ([], [], {}))
             entry = entry_form(key)
             ids.append(entry)
             if run_id is not None:
                 runs.append(run_form(run_id, entry))
         for thread_id in renewed:
-            _, _, due = shards.setdefault(self.home(thread_id).shard, ([], [], {}))
+            _, _, due = shards.setdefault(self.shard(thread_id), ([], [], {}))
             due[id_form(thread_id)] = expires
         found = {}
         for shard, (ids, runs, due) in shards.items():
@@ -70,9 +70,10 @@ class Index:
             found[shard] = call(SCRIPTS["index_add"], self.spot(shard), arguments)
         return found
 
-    async def due(self, shard: int, now: bytes, count: int) -> list[tuple[bytes, bytes]]:
+    async def due(self, shard: int, now: bytes, start: int, count: int) -> list[tuple[bytes, bytes]]:
         """Return threads of a shard that may have expired, and the time that is entered for each."""
-        [flat] = await self.ask([call(SCRIPTS["index_due"], self.spot(shard), (now, b"%d" % count))])
+        arguments = (now, b"%d" % start, b"%d" % count)
+        [flat] = await self.ask([call(SCRIPTS["index_due"], self.spot(shard), arguments)])
         return list(zip(flat[::2], flat[1::2], strict=True))
 
     async def settle(self, shard: int, settled: Sequence[bytes]) -> None:
@@ -83,30 +84,32 @@ class Index:
         """Remove the entries of checkpoints that aren't there; `index_common.lua` tells how it is safe."""
         by_shard: dict[int, list[Named]] = {}
         for each in named:
-            by_shard.setdefault(self.home(each.key.thread_id).shard, []).append(each)
+            by_shard.setdefault(self.shard(each.key.thread_id), []).append(each)
         for shard, some in by_shard.items():
             for start in range(0, len(some), CLEAN_ENTRIES):
                 await self._clean(self.spot(shard), some[start : start + CLEAN_ENTRIES])
 
     async def _clean(self, spot: Spot, named: Sequence[Named]) -> None:
         stamp = self._new_stamp()
-        by_home: dict[str, list[tuple[bytes, bytes, bytes]]] = {}
+        by_thread: dict[str, list[tuple[bytes, CheckpointKey, bytes]]] = {}
         for key, run_id in named:
-            home = self.home(key.thread_id)
-            entry, place = entry_form(key), place_of(home.family, key)
-            found = by_home.setdefault(home.family, [])
-            found.append((entry, place, b""))
+            entry = entry_form(key)
+            entries = by_thread.setdefault(key.thread_id, [])
+            entries.append((entry, key, b""))
             if run_id is not None:
-                found.append((run_form(run_id, entry), place, id_form(run_id)))
-        members = [member for some in by_home.values() for member, _, _ in some]
+                entries.append((run_form(run_id, entry), key, id_form(run_id)))
+        members = [member for some in by_thread.values() for member, _, _ in some]
         await self.ask([call(SCRIPTS["index_mark"], spot, (stamp, *members))])
-        asked = [
-            call(SCRIPTS["absent"], self.home(family).spot, [item for each in some for item in each[1:]])
-            for family, some in by_home.items()
-        ]
+        # One that is about to begin will be there.
+        asked = [Wanted(thread_id, partial(_absent, some), []) for thread_id, some in by_thread.items()]
         gone: set[bytes] = set()
-        for some, absent in zip(by_home.values(), await self.ask(asked), strict=True):
-            gone.update(some[number][0] for number in absent)
+        for some, found in zip(by_thread.values(), await self.homes.look(asked), strict=True):
+            gone.update(some[number][0] for number in found.reply)
         stay = [member for member in members if member not in gone]
         arguments = (stamp, b"%d" % len(gone), *gone, *stay)
         await self.ask([call(SCRIPTS["index_remove"], spot, arguments)])
+
+
+def _absent(named: Sequence[tuple[bytes, CheckpointKey, bytes]], home: Home) -> Command:
+    arguments = chain.from_iterable((place_of(home.family, key), run) for _, key, run in named)
+    return call(SCRIPTS["absent"], home.spot, list(arguments))

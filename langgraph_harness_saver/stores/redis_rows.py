@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from binascii import crc_hqx
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 from langgraph_harness_saver.errors import CorruptCheckpointError
 from langgraph_harness_saver.ids import id_key, id_of_key
 from langgraph_harness_saver.rows import (
+    Branch,
     CheckpointKey,
     CheckpointRow,
     Entry,
     Kind,
     Page,
     Span,
+    Tag,
     WriteRow,
 )
 from langgraph_harness_saver.stores.packing import decode, encode, split_parts
@@ -47,6 +49,7 @@ _COUNT = struct.Struct(">H")
 _LENGTH = struct.Struct(">I")
 _REV = struct.Struct(">Q")
 _SEQ = struct.Struct(">I")
+_TIME = struct.Struct(">d")
 
 
 def text_form(text: str) -> bytes:
@@ -110,13 +113,13 @@ class Spot(NamedTuple):
 
 
 class Home(NamedTuple):
-    """Where a family lives."""
+    """Where a thread's family lives."""
 
     family: str
     spot: Spot
     """META, LIVE, REST, SPACES, WRITES and PARTS, as `common.lua` explains them."""
     shard: int
-    """Which of the indexes names it."""
+    """Which of the indexes names the thread."""
 
 
 def _spot(prefix: str, tag: str, kinds: Sequence[str]) -> Spot:
@@ -131,7 +134,7 @@ def pack(arguments: Iterable[bytes]) -> bytes:
 
 @lru_cache(4096)
 def home_of(prefix: str, thread_id: str) -> Home:
-    """Return where a thread's family lives. Today every thread is its own family."""
+    """Return where a thread lives that is its own family."""
     if _PLAIN.match(thread_id):
         tag = thread_id
     else:
@@ -139,6 +142,11 @@ def home_of(prefix: str, thread_id: str) -> Home:
         tag = "~" + blake2b(encode(thread_id), digest_size=16, person=b"family").hexdigest()
     shard = blake2b(tag.encode(), digest_size=1, person=b"shard").digest()[0] % SHARDS
     return Home(thread_id, _spot(prefix, tag, "mcxswp"), shard)
+
+
+def home_within(prefix: str, family: str, thread_id: str) -> Home:
+    """Return where a thread lives that is a branch of this family."""
+    return home_of(prefix, thread_id)._replace(family=family, spot=home_of(prefix, family).spot)
 
 
 @lru_cache(64)
@@ -174,8 +182,12 @@ def place_end(data: bytes) -> int:
     return _id_end(data, data.index(0, thread_end) + 1)
 
 
+def _read_thread(data: bytes, at: int, family: str) -> tuple[str, int]:
+    return (family, at + 1) if data[at] == 0 else _read_id(data, at + 1)
+
+
 def _read_line(data: bytes, at: int, family: str) -> tuple[str, str, int]:
-    thread_id, end = (family, at + 1) if data[at] == 0 else _read_id(data, at + 1)
+    thread_id, end = _read_thread(data, at, family)
     checkpoint_ns, end = _read_text(data, end)
     return thread_id, checkpoint_ns, end
 
@@ -329,6 +341,64 @@ def grouped_writes(members: Sequence[bytes], family: str) -> dict[CheckpointKey,
         key, at = read_place(member, family)
         found.setdefault(key, []).append(read_write(member, at))
     return found
+
+
+def record_form(branch: Branch) -> tuple[bytes, int]:
+    """Return a branch's record, and the length of what no two of a family share: source and name."""
+    named = thread_form(branch.family, branch.source) + text_form(branch.name)
+    return named + id_form(branch.checkpoint_id) + _TIME.pack(branch.created_at), len(named)
+
+
+def read_facts(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return what META holds, from what `facts.lua` returns."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def read_records(facts: Mapping[bytes, bytes], family: str) -> dict[str, Branch]:
+    """Return the records of a family's branches, oldest first, from what META holds."""
+    found = []
+    for name, data in facts.items():
+        if name[:1] == b"b":
+            thread_id, _ = _read_thread(name, 1, family)
+            source, at = _read_thread(data, 0, family)
+            branch_name, at = _read_text(data, at)
+            checkpoint_id, at = _read_id(data, at)
+            (created_at,) = _TIME.unpack_from(data, at)
+            found.append(Branch(thread_id, family, source, checkpoint_id, branch_name, created_at))
+    found.sort(key=lambda branch: (branch.created_at, branch.thread_id))
+    return {branch.thread_id: branch for branch in found}
+
+
+def read_tags(facts: Mapping[bytes, bytes], family: str, thread_id: str) -> list[Tag]:
+    """Return a thread's tags, by name, from what META holds."""
+    begin = b"t" + thread_form(family, thread_id)
+    return sorted(
+        Tag(_read_text(name, len(begin))[0], read_place(place, family)[0])
+        for name, place in facts.items()
+        if name.startswith(begin)
+    )
+
+
+def read_expired(facts: Mapping[bytes, bytes], family: str, now: float) -> list[str]:
+    """Return the threads of a family that have expired, from what META holds."""
+    return [
+        _read_thread(name, 1, family)[0]
+        for name, expiry in facts.items()
+        if name[:1] == b"e" and float(expiry) <= now
+    ]
+
+
+def read_namespaces(found: Sequence[bytes], spaces: Iterable[bytes], thread_length: int) -> list[str]:
+    """Return the namespaces that `namespaces.lua` has found."""
+    names = {_read_text(text, 0)[0] for text in found}
+    for space in spaces:
+        names.add(_read_text(space[_id_end(space, thread_length) :].translate(_INVERTED), 0)[0])
+    return sorted(names)
+
+
+def read_text(form: bytes) -> str:
+    """Return the text whose form this is."""
+    return _read_text(form, 0)[0]
 
 
 def page_of(reply: Sequence[Any], family: str) -> Page:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query
 from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.packing import encode
+from langgraph_harness_saver.stores.redis_homes import Wanted
 from langgraph_harness_saver.stores.redis_index import Index, Named
 from langgraph_harness_saver.stores.redis_rows import (
     SHARDS,
+    Home,
     entry_form,
     id_form,
     line_of,
@@ -30,6 +33,8 @@ SCAN_ROWS = 256
 RUN_ENTRIES, RUNS_AT_ONCE = 100, 500
 ALL, BARE, HEAD = b"all", b"bare", b"head"
 """How much is read of a row; see `read.lua`."""
+NO_ROWS: Sequence[Sequence[bytes]] = ((), (), (), ())
+"""What `read.lua` returns where nothing is."""
 
 
 class _Step(NamedTuple):
@@ -66,13 +71,8 @@ class Scanner:
         wanted = BARE if query.matches else ALL
         if query.thread_id is None:
             return await self._step_of_all(query, count, wanted)
-        home = self._index.home(query.thread_id)
-        bounds = _bounds(query, home.family)
-        if bounds is None:
-            return _Step(Page(), None)
-        what = b"thread" if query.checkpoint_ns is None else b"line"
-        arguments = (self._now(), wanted, what, b"%d" % count, *bounds)
-        [reply] = await self._index.ask([call(SCRIPTS["read"], home.spot, arguments)])
+        ask = partial(_ask_thread, query, count, wanted, self._now())
+        home, reply = await self._index.homes.look_once(query.thread_id, ask, NO_ROWS)
         page = page_of(reply, home.family)
         return _Step(page, page.entries[-1].row.key if len(page.entries) == count else None)
 
@@ -88,16 +88,15 @@ class Scanner:
 
     async def read(self, keys: Sequence[CheckpointKey], wanted: bytes) -> Page:
         """Read those of some live checkpoints that are there, in this order."""
-        by_family: dict[str, list[CheckpointKey]] = {}
+        by_thread: dict[str, list[CheckpointKey]] = {}
         for key in keys:
-            by_family.setdefault(self._index.home(key.thread_id).family, []).append(key)
-        commands = []
-        for family, some in by_family.items():
-            places = [place_of(family, key) for key in some]
-            spot = self._index.home(family).spot
-            commands.append(call(SCRIPTS["read"], spot, (self._now(), wanted, b"live", *places)))
-        replies = await self._index.ask(commands) if commands else []
-        pages = [page_of(reply, family) for family, reply in zip(by_family, replies, strict=True)]
+            by_thread.setdefault(key.thread_id, []).append(key)
+        now = self._now()
+        asked = [
+            Wanted(thread_id, partial(_ask_keys, some, wanted, now), NO_ROWS)
+            for thread_id, some in by_thread.items()
+        ]
+        pages = [page_of(reply, home.family) for home, reply in await self._index.homes.look(asked)]
         joined = _joined(pages)
         found = {entry.row.key: entry for entry in joined.entries}
         return Page([found[key] for key in keys if key in found], joined.support, joined.parts)
@@ -197,6 +196,17 @@ class Scanner:
             self._walked = ((number + 1) % (2 * SHARDS), b"-")
 
 
+def _ask_keys(keys: Sequence[CheckpointKey], wanted: bytes, now: bytes, home: Home) -> Command:
+    places = [place_of(home.family, key) for key in keys]
+    return call(SCRIPTS["read"], home.spot, (now, wanted, b"live", *places))
+
+
+def _ask_thread(query: Query, count: int, wanted: bytes, now: bytes, home: Home) -> Command:
+    what = b"thread" if query.checkpoint_ns is None else b"line"
+    arguments = (now, wanted, what, b"%d" % count, *_bounds(query, home.family))
+    return call(SCRIPTS["read"], home.spot, arguments)
+
+
 def _joined(pages: Sequence[Page]) -> Page:
     if len(pages) == 1:
         return pages[0]
@@ -210,8 +220,8 @@ def _joined(pages: Sequence[Page]) -> Page:
     return Page(entries, support, parts)
 
 
-def _bounds(query: Query, family: str) -> list[bytes] | None:
-    """Return the bounds of a thread's query, as `read.lua` takes them; None where nothing is between them."""
+def _bounds(query: Query, family: str) -> list[bytes]:
+    """Return the bounds of a thread's query, as `read.lua` takes them."""
     assert query.thread_id is not None
     bounds: list[bytes] = []
     after, thread_id = query.after, query.thread_id

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar, Literal, cast
 
+from langgraph_harness_saver.errors import BranchExistsError, EntangledError
 from langgraph_harness_saver.ids import id_key, id_of_key
 from langgraph_harness_saver.rows import (
     Base,
+    Branch,
     Change,
     CheckpointKey,
     CheckpointRow,
     Entry,
     Family,
+    Graft,
     Kind,
     Page,
     PartRow,
     PutResult,
     Query,
     Span,
+    Tag,
     WriteRow,
     merge_spans,
 )
@@ -29,8 +34,10 @@ from langgraph_harness_saver.stores.sqlite_file import SQL, SQLiteFile
 from langgraph_harness_saver.stores.sqlite_rows import (
     STUB,
     Parts,
+    add_branch,
     add_parts,
     add_writes,
+    branches_of,
     check_head,
     drop_writes,
     find,
@@ -97,7 +104,9 @@ class SQLiteStore(Store):
         if place is None or place[1:] != (row.kind, row.rev):
             if not isinstance(head, Unconditional):
                 check_head(connection, thread, row.key, head)
-            if base is not None and not self._stands(connection, base):
+            if base is not None and not (
+                self._stands(connection, base) and self._are_related(connection, base.key, row.key)
+            ):
                 return PutResult.BASE_GONE
             if place is not None and place[1] != STUB:
                 return PutResult.OCCUPIED
@@ -133,9 +142,11 @@ class SQLiteStore(Store):
         checkpoint_id: str | None,
         known: Known,
         guess: Base | None = None,
+        *,
+        expired: bool = False,
     ) -> Page:
         def work(connection: sqlite3.Connection) -> Page:
-            thread = self._thread(connection, thread_id)
+            thread = self._thread(connection, thread_id, expired=expired)
             if thread is None:
                 return Page()
             if checkpoint_id is None:
@@ -203,7 +214,8 @@ class SQLiteStore(Store):
     def _support(self, connection: sqlite3.Connection, spans: set[Span]) -> dict[CheckpointKey, bytes]:
         support = {}
         for span in merge_spans(spans):
-            thread = self._thread(connection, span.thread_id)
+            # A thread that has expired holds what its branches need.
+            thread = self._thread(connection, span.thread_id, expired=True)
             line = (thread, encode(span.checkpoint_ns))
             limits = (id_key(span.first), id_key(span.last))
             for key, body in connection.execute(SQL["bodies"], (*line, *limits)):
@@ -213,41 +225,168 @@ class SQLiteStore(Store):
     async def load(self, thread_id: str) -> Family:
         def work(connection: sqlite3.Connection) -> Family:
             family = self._family(connection, thread_id)
-            return Family(family.rows, family.writes, dict(family.parts))
+            return replace(family, parts=dict(family.parts))
 
         return await self._file.read(work)
 
-    async def revise(self, thread_id: str, plan: Plan) -> None:
+    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            change = plan(self._family(connection, thread_id))
-            thread = self._thread(connection, thread_id)
-            if thread is None and not change.rows and not change.writes:
+            there = self._thread(connection, thread_id, expired=True)
+            if expired and (there is None or self._thread(connection, thread_id) is not None):
                 return
-            if thread is None or change.renews:
-                thread = self._enter(connection, thread_id, thread)
-            self._apply(connection, thread, change)
+            change = plan(self._family(connection, thread_id))
+            threads = self._members(connection, thread_id)
+            if threads[thread_id] is None and not change.rows and not change.writes:
+                return
+            if threads[thread_id] is None or change.renews:
+                threads[thread_id] = self._enter(connection, thread_id, threads[thread_id])
+            self._apply(connection, thread_id, threads, change)
 
         await self._file.write(work)
 
-    def _apply(self, connection: sqlite3.Connection, thread: int, change: Change) -> None:
+    def _apply(
+        self, connection: sqlite3.Connection, thread_id: str, threads: dict[str, int | None], change: Change
+    ) -> None:
+        thread = cast("int", threads[thread_id])
         for key in change.deletes:
-            place = find(connection, thread, key)
+            place = find(connection, threads[key.thread_id], key)
             if place is not None:
                 drop_writes(connection, place[0])
                 connection.execute(SQL["drop_checkpoint"], place[:1])
         for row in change.rows:
-            set_row(connection, thread, row, find(connection, thread, row.key))
+            number = cast("int", threads[row.key.thread_id])
+            set_row(connection, number, row, find(connection, number, row.key))
         for key, writes in change.writes.items():
-            set_writes(connection, thread, key, writes)
+            set_writes(connection, cast("int", threads[key.thread_id]), key, writes)
         add_parts(connection, thread, change.parts)
         connection.executemany(SQL["drop_part"], [(thread, part_id) for part_id in change.drop_parts])
-        if connection.execute(SQL["is_empty"], (thread,)).fetchone()[0]:
-            self._drop(connection, thread)
+        if change.drops is not None:
+            self._end(connection, threads[change.drops])
+        for name, branch in change.branches.items():
+            connection.execute(SQL["drop_branch"], (encode(name),))
+            if branch is not None:
+                add_branch(connection, branch)
+        self._tidy(connection, threads)
         if change.deletes or change.drop_parts:
             self._file.vacuum()
 
+    @staticmethod
+    def _end(connection: sqlite3.Connection, thread: int | None) -> None:
+        connection.execute(SQL["no_expiry"], (thread,))
+        for place in connection.execute(SQL["early_writes"], (thread,)).fetchall():
+            drop_writes(connection, place[0])
+            connection.execute(SQL["drop_checkpoint"], place)
+
+    def _tidy(self, connection: sqlite3.Connection, threads: dict[str, int | None]) -> None:
+        """Drop the threads of a family that nothing is left of; the one that holds its parts last."""
+        for name, thread in reversed(threads.items()):
+            connection.execute(SQL["drop_tags"], (thread,))
+            empty = connection.execute(SQL["is_empty"], (thread,)).fetchone()[0]
+            if thread is not None and empty and not self._holds_parts(connection, name):
+                self._drop(connection, thread)
+
+    @staticmethod
+    def _holds_parts(connection: sqlite3.Connection, thread_id: str) -> bool:
+        return any(branch.family == thread_id for branch in branches_of(connection, thread_id))
+
+    async def graft(self, graft: Graft) -> PutResult:
+        return await self._file.write(lambda connection: self._graft(connection, graft))
+
+    def _graft(self, connection: sqlite3.Connection, graft: Graft) -> PutResult:
+        if all(self._stands(connection, Base(row.key, row.rev)) for row in graft.rows):
+            return PutResult.STORED
+        for (thread_id, checkpoint_ns), expected in graft.heads.items():
+            thread = self._thread(connection, thread_id)
+            check_head(connection, thread, CheckpointKey(thread_id, checkpoint_ns, ""), expected)
+        if not all(self._stands(connection, base) for base in graft.bases):
+            return PutResult.BASE_GONE
+        if graft.branch is not None:
+            self._begin(connection, graft.branch)
+        for row in graft.rows:
+            thread = self._enter(connection, row.key.thread_id, self._thread(connection, row.key.thread_id))
+            set_row(connection, thread, row, find(connection, thread, row.key))
+            add_parts(connection, thread, graft.parts)
+        for key, writes in graft.writes.items():
+            thread = cast("int", self._thread(connection, key.thread_id))
+            add_writes(connection, place_or_stub(connection, thread, key), writes)
+        return PutResult.STORED
+
+    def _begin(self, connection: sqlite3.Connection, branch: Branch) -> None:
+        if self._thread(connection, branch.thread_id, expired=True) is not None:
+            raise BranchExistsError(f"there is a thread {branch.thread_id!r} already")
+        taken = connection.execute(
+            SQL["branch_named"], (encode(branch.source), encode(branch.name))
+        ).fetchone()
+        if taken is not None:
+            raise BranchExistsError(
+                f"thread {branch.source!r} has a branch {branch.name!r} already, thread {decode(taken[0])!r}"
+            )
+        family = self._thread(connection, branch.family, expired=True)
+        if family is None:
+            family = connection.execute(SQL["add_thread"], (encode(branch.family), None)).lastrowid
+        thread = self._enter(connection, branch.thread_id, None)
+        connection.execute(SQL["set_family"], (family, thread))
+        add_branch(connection, branch)
+
+    async def branches(self, thread_id: str) -> Sequence[Branch]:
+        return await self._file.read(lambda connection: branches_of(connection, thread_id))
+
+    async def has_child(self, key: CheckpointKey) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            thread = self._thread(connection, key.thread_id)
+            place = (thread, encode(key.checkpoint_ns), id_key(key.checkpoint_id))
+            return bool(connection.execute(SQL["has_child"], place).fetchone()[0])
+
+        return await self._file.read(work)
+
+    async def namespaces(self, thread_id: str, since: str | None = None) -> Sequence[str]:
+        def work(connection: sqlite3.Connection) -> Sequence[str]:
+            values = {
+                "thread": self._thread(connection, thread_id),
+                "since": None if since is None else id_key(since),
+            }
+            return [decode(ns) for (ns,) in connection.execute(SQL["namespaces"], values)]
+
+        return await self._file.read(work)
+
+    async def tag(self, tag: Tag) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            thread = self._thread(connection, tag.key.thread_id)
+            place = find(connection, thread, tag.key)
+            if place is None or place[1] != Kind.LIVE:
+                return False
+            named = (encode(tag.key.checkpoint_ns), id_key(tag.key.checkpoint_id))
+            connection.execute(SQL["tag"], (thread, encode(tag.name), *named))
+            return True
+
+        return await self._file.write(work)
+
+    async def untag(self, thread_id: str, name: str) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            place = (self._thread(connection, thread_id), encode(name))
+            return connection.execute(SQL["untag"], place).rowcount > 0
+
+        return await self._file.write(work)
+
+    async def tags(self, thread_id: str) -> Sequence[Tag]:
+        def work(connection: sqlite3.Connection) -> Sequence[Tag]:
+            found = connection.execute(SQL["tags"], (self._thread(connection, thread_id),))
+            return [
+                Tag(decode(name), CheckpointKey(thread_id, decode(ns), id_of_key(id_)))
+                for name, ns, id_ in found
+            ]
+
+        return await self._file.read(work)
+
+    async def entangled(self) -> Sequence[str]:
+        def work(connection: sqlite3.Connection) -> Sequence[str]:
+            return [decode(name) for (name,) in connection.execute(SQL["entangled"], (self.clock(),))]
+
+        return await self._file.read(work)
+
     async def delete_thread(self, thread_id: str) -> int:
         def work(connection: sqlite3.Connection) -> int:
+            self._check_alone(connection, thread_id)
             thread = self._thread(connection, thread_id)
             if thread is None:
                 return 0
@@ -282,9 +421,9 @@ class SQLiteStore(Store):
 
     # --- threads -----------------------------------------------------------------------------------
 
-    def _thread(self, connection: sqlite3.Connection, thread_id: str) -> int | None:
+    def _thread(self, connection: sqlite3.Connection, thread_id: str, *, expired: bool = False) -> int | None:
         found = connection.execute(SQL["thread"], (encode(thread_id),)).fetchone()
-        if found is None or (found[1] is not None and found[1] <= self.clock()):
+        if found is None or (not expired and found[1] is not None and found[1] <= self.clock()):
             return None
         return int(found[0])
 
@@ -294,28 +433,50 @@ class SQLiteStore(Store):
         if thread is None:
             left = connection.execute(SQL["thread"], (encode(thread_id),)).fetchone()
             if left is not None:
+                self._check_alone(connection, thread_id)
                 self._drop(connection, left[0])
             return connection.execute(SQL["add_thread"], (encode(thread_id), expires_at)).lastrowid or 0
         if expires_at is not None:
             connection.execute(SQL["renew_thread"], (expires_at, thread))
         return thread
 
+    @staticmethod
+    def _are_related(connection: sqlite3.Connection, one: CheckpointKey, other: CheckpointKey) -> bool:
+        if one.thread_id == other.thread_id:
+            return True
+        records = branches_of(connection, one.thread_id)
+        names = {one.thread_id, *(name for record in records for name in (record.thread_id, record.family))}
+        return other.thread_id in names
+
+    @staticmethod
+    def _check_alone(connection: sqlite3.Connection, thread_id: str) -> None:
+        if branches_of(connection, thread_id):
+            raise EntangledError(f"thread {thread_id!r} shares bytes with others of its family")
+
+    def _members(self, connection: sqlite3.Connection, thread_id: str) -> dict[str, int | None]:
+        """Return a family's threads by id, the one that it is called by first, and also those expired."""
+        records = branches_of(connection, thread_id)
+        names = [records[0].family, *(branch.thread_id for branch in records)] if records else [thread_id]
+        return {name: self._thread(connection, name, expired=bool(records)) for name in names}
+
     def _drop(self, connection: sqlite3.Connection, thread: int) -> None:
         for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
             drop_writes(connection, number)
-        for name in ("drop_thread_checkpoints", "drop_thread_parts", "drop_thread"):
+        for name in ("drop_thread_checkpoints", "drop_thread_parts", "drop_tags", "drop_thread"):
             connection.execute(SQL[name], (thread,))
         self._file.vacuum()
 
     def _family(self, connection: sqlite3.Connection, thread_id: str) -> Family:
-        thread = self._thread(connection, thread_id)
+        threads = self._members(connection, thread_id)
         rows: dict[CheckpointKey, CheckpointRow] = {}
         writes: dict[CheckpointKey, Sequence[WriteRow]] = {}
-        for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
-            found = connection.execute(SQL["checkpoint"], (number,)).fetchone()
-            key = key_of(found)
-            if found[3] != STUB:
-                rows[key] = row_of(found)[0]
-            if stored := writes_of(connection, number):
-                writes[key] = stored
-        return Family(rows, writes, Parts(connection, thread))
+        for thread in threads.values():
+            for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
+                found = connection.execute(SQL["checkpoint"], (number,)).fetchone()
+                key = key_of(found)
+                if found[3] != STUB:
+                    rows[key] = row_of(found)[0]
+                if stored := writes_of(connection, number):
+                    writes[key] = stored
+        records = {branch.thread_id: branch for branch in branches_of(connection, thread_id)}
+        return Family(rows, writes, Parts(connection, next(iter(threads.values()))), records)

@@ -10,7 +10,7 @@ import ormsgpack
 
 from langgraph_harness_saver.errors import HeadMovedError
 from langgraph_harness_saver.ids import id_key, id_of_key
-from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Kind, PartRow, Span, WriteRow
+from langgraph_harness_saver.rows import Branch, CheckpointKey, CheckpointRow, Kind, PartRow, Span, WriteRow
 from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 from langgraph_harness_saver.stores.sqlite_file import SQL
 
@@ -184,3 +184,24 @@ def _unpack_reach(packed: bytes | None, key: CheckpointKey) -> tuple[Span, ...]:
         line = (decode(rest[1]), decode(rest[2])) if len(rest) > 1 else key[:2]
         spans.append(Span(*line, id_of_key(first), last))
     return tuple(spans)
+
+
+def add_branch(connection: sqlite3.Connection, branch: Branch) -> None:
+    """Add the record of a branch, or replace it."""
+    ids = (
+        encode(branch.thread_id),
+        encode(branch.family),
+        encode(branch.source),
+        id_key(branch.checkpoint_id),
+    )
+    connection.execute(SQL["set_branch"], (*ids, encode(branch.name), branch.created_at))
+
+
+def branches_of(connection: sqlite3.Connection, thread_id: str) -> list[Branch]:
+    """Return the records of a thread's family, oldest first."""
+    return [
+        Branch(decode(thread), decode(family), decode(source), id_of_key(id_), decode(name), created_at)
+        for thread, family, source, id_, name, created_at in connection.execute(
+            SQL["branches"], (encode(thread_id),)
+        )
+    ]

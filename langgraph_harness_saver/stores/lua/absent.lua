@@ -1,6 +1,12 @@
 -- Tells which of some live rows aren't there, and puts up a fence: whoever stores one of them within the next seconds is
--- told to enter it in the indexes once more. ARGV: places and runs or '' in turn. Returns the numbers of those absent.
+-- told to enter it in the indexes once more. ARGV: places of one thread and runs or '' in turn. Returns the numbers of those
+-- absent.
 local absent = {}
+local thread = sub(ARGV[1], 1, thread_end(ARGV[1]))
+local away = elsewhere(thread, call('HGET', META, whereabouts(thread)))
+if away then
+  return away
+end
 for i = 1, #ARGV, 2 do
   local place, run = ARGV[i], ARGV[i + 1]
   local row = member_at(LIVE, place)
@@ -23,7 +29,7 @@ if #absent > 0 then
   call('HDEL', META, 'f')
   call('HSET', META, 'f', string.format('%.0f', milliseconds() + FENCE_MS))
   local left = call('PTTL', META)
-  if is_empty() or left >= 0 and left < FENCE_MS then
+  if is_empty() and not call('HGET', META, 'n') or left >= 0 and left < FENCE_MS then
     call('PEXPIRE', META, FENCE_MS)
   end
 end

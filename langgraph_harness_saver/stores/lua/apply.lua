@@ -1,16 +1,22 @@
 -- Applies a revision, if the family is still as it was read. ARGV: now, ttl, expires, stamp, thread, the stamp that was
--- read, whether this is a sign of life, then the following, each after how many of its items there are: places of rows to
--- delete; places and rows; places whose writes are replaced; members of WRITES; ids and bytes of parts; ids of parts to
--- drop. Returns 1 if it has been done, 0 if the family is another, or one of those in common.lua.
-local now, ttl, expires, stamp, thread, read_stamp, renews = unpack(ARGV, 1, 7)
-local there = call('HGET', META, 'v') or ''
+-- read, whether this is a sign of life, whether the thread is to have expired, which thread ends or '', then the following,
+-- each after how many of its items there are: places of rows to delete; places and rows; places whose writes are replaced;
+-- members of WRITES; ids and bytes of parts; ids of parts to drop; threads, and their records as branches or ''. Returns 1 if
+-- it has been done, 0 if the family is another, or one of those in common.lua.
+local now, ttl, expires, stamp, thread, read_stamp, renews, if_expired, ends = unpack(ARGV, 1, 9)
+local meta = call('HMGET', META, 'e' .. thread, 'f', 'n', whereabouts(thread), 'v')
+local expiry, fenced, there = meta[1], meta[2] and tonumber(meta[2]) > milliseconds(), meta[5] or ''
 if there == stamp then
   -- It has been sent before, and the answer was lost; with it, whether there was a fence.
   return done(1, true)
-elseif there ~= read_stamp then
+elseif elsewhere(thread, meta[4]) then
+  return elsewhere(thread, meta[4])
+elseif there ~= read_stamp or if_expired == '1' and not is_past(expiry, now) then
   return 0
+elseif not meta[3] and is_past(expiry, now) then
+  return EXPIRED
 end
-local at = 8
+local at = 10
 local function each(width, work)
   local count = tonumber(ARGV[at])
   for i = at + 1, at + width * count, width do
@@ -19,36 +25,21 @@ local function each(width, work)
   at = at + 1 + width * count
 end
 
-local function remove(place)
-  for _, key in ipairs({LIVE, REST}) do
-    call('ZREMRANGEBYLEX', key, '[' .. place, '(' .. past(place))
-  end
-  local space = space_of(place)
-  if space then
-    call('ZREM', SPACES, space)
-  end
-end
-
 local function remove_writes(place)
   call('ZREMRANGEBYLEX', WRITES, '[' .. place, '(' .. past(place))
 end
 
-local meta = call('HMGET', META, 'e' .. thread, 'f')
-local expiry, fenced = meta[1], meta[2] and tonumber(meta[2]) > milliseconds()
-if is_past(expiry, now) then
-  return EXPIRED
-end
-local is_new = is_empty()
+local is_new = not has_any(thread)
 if ARGV[at] == '0' then
   -- Where memory is short, what only adds is refused here. What deletes isn't: in the end it takes less.
   call('HSET', META, 'v', stamp)
 end
 each(1, function(place)
-  remove(place)
+  remove_row(place)
   remove_writes(place)
 end)
 each(2, function(place, row)
-  remove(place)
+  remove_row(place)
   if bit.band(byte(row, 9), 3) == 0 then
     add_live(place, row)
   else
@@ -65,12 +56,49 @@ end)
 each(1, function(part)
   call('HDEL', PARTS, part)
 end)
-if is_empty() then
+local branches = tonumber(meta[3] or 0)
+each(2, function(branch, record)
+  local field = 'b' .. branch
+  branches = branches - call('HDEL', META, field)
+  if record ~= '' then
+    call('HSET', META, field, record)
+    branches = branches + 1
+  else
+    -- Whatever is left of it couldn't be found any more.
+    drop(branch)
+  end
+end)
+if ends ~= '' then
+  call('HDEL', META, 'e' .. ends)
+  local known = {}
+  for _, member in ipairs(all_of(WRITES, ends)) do
+    local place = sub(member, 1, place_end(member))
+    if not (known[place] or member_at(LIVE, place) or member_at(REST, place)) then
+      remove_writes(place)
+    end
+    known[place] = true
+  end
+end
+for _, field in ipairs(call('HKEYS', META)) do
+  if byte(field) == 116 and not member_at(LIVE, call('HGET', META, field)) then
+    call('HDEL', META, field)
+  end
+end
+local lease = 0
+if branches == 0 and is_empty() then
   clear()
 else
-  call('HDEL', META, 'l')
+  call('HDEL', META, 'l', 'n')
   call('HSET', META, 'v', stamp)
-  local touches = renews == '1' or is_new
-  renew(thread, touches and ttl or '', expires, expiry)
+  if branches > 0 then
+    call('HSET', META, 'n', branches)
+  else
+    call('HDEL', META, 'P')
+  end
+  if renews == '1' or is_new and has_any(thread) then
+    lease = renew(thread, ttl, expires, expiry, branches > 0)
+  else
+    keep_time()
+  end
 end
-return done(1, fenced)
+return done(1 + lease, fenced)

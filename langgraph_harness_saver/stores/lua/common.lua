@@ -1,7 +1,9 @@
 -- A family's keys, all in one slot. Those of sorted sets are ordered by their members' bytes; redis_rows.py says what
 -- these look like.
 --   META    a hash: v, the stamp of the latest write; e.., until when a thread lives; f, until when there is a fence, see
---           absent.lua; l, until when a revision keeps others from writing
+--           absent.lua; l, until when a revision keeps others from writing; b.., the record of a branch; n, how many of
+--           these there are; t.., a thread's tag, with the place that it names; P, until when all branches' pointers live
+--           at least, unless they live for ever. Of a branch's own: p, its family; see point.lua
 --   LIVE    live checkpoints: place, row
 --   REST    hidden rows and anchors: the same
 --   SPACES  live checkpoints of other namespaces than the root's: thread, id, namespace backwards
@@ -11,9 +13,9 @@
 local META, LIVE, REST, SPACES, WRITES, PARTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call, byte, sub, find, char = redis.call, string.byte, string.sub, string.find, string.char
 local FENCE_MS = 10000
--- What writing scripts return where the family is locked, or the thread has expired and is to be dropped first; what they
--- add where there is a fence.
-local LOCKED, EXPIRED, FENCED = -1, -2, 8
+-- What writing scripts return where the family is locked; the thread has expired and is to be dropped first; or can't be, as
+-- it has branches or is one. What they add where there is a fence, or pointers are to live longer.
+local LOCKED, EXPIRED, ENTANGLED, FENCED, LEASED = -1, -2, -3, 8, 16
 
 -- Where an id that begins at `at` ends; a place; a thread.
 local function id_end(s, at)
@@ -60,10 +62,6 @@ local function is_past(expiry, now)
   return expiry and tonumber(expiry) <= tonumber(now)
 end
 
-local function is_expired(thread, now)
-  return is_past(call('HGET', META, 'e' .. thread), now)
-end
-
 local function backwards(text)
   return (string.gsub(text, '.', function(c)
     return char(255 - byte(c))
@@ -86,8 +84,40 @@ local function add_live(place, row)
   end
 end
 
+local function remove_row(place)
+  for _, key in ipairs({LIVE, REST}) do
+    call('ZREMRANGEBYLEX', key, '[' .. place, '(' .. past(place))
+  end
+  local space = space_of(place)
+  if space then
+    call('ZREM', SPACES, space)
+  end
+end
+
 local function is_empty()
   return call('EXISTS', LIVE, REST, WRITES) == 0
+end
+
+local function has_any(thread)
+  for _, key in ipairs({LIVE, REST, WRITES}) do
+    if member_at(key, thread) then
+      return true
+    end
+  end
+  return false
+end
+
+-- The field of META that tells whether a thread is elsewhere, and the answer to a call then: its family, or '' where it is
+-- no branch of this one.
+local function whereabouts(thread)
+  return thread == '\0' and 'p' or 'b' .. thread
+end
+
+local function elsewhere(thread, found)
+  if thread == '\0' then
+    return found and {'elsewhere', found}
+  end
+  return not found and {'elsewhere', ''}
 end
 
 -- Removes all of the family but a fence.
@@ -101,47 +131,65 @@ local function clear()
   end
 end
 
--- Removes all of a thread. Parts belong to the family, and go with its last thread.
+-- Removes all of a thread, where there are others.
 local function drop(thread)
-  local first, last = '[' .. thread, '(' .. past(thread)
-  local others = false
-  for _, key in ipairs({LIVE, REST, WRITES}) do
-    others = others or call('ZLEXCOUNT', key, first, last) < call('ZCARD', key)
+  for _, key in ipairs({LIVE, REST, SPACES, WRITES}) do
+    call('ZREMRANGEBYLEX', key, '[' .. thread, '(' .. past(thread))
   end
-  if others then
-    for _, key in ipairs({LIVE, REST, SPACES, WRITES}) do
-      call('ZREMRANGEBYLEX', key, first, last)
-    end
-    call('HDEL', META, 'e' .. thread)
-  else
-    clear()
+  call('HDEL', META, 'e' .. thread)
+end
+
+local function expire_all(left)
+  local at = milliseconds() + left
+  for _, key in ipairs(KEYS) do
+    call('PEXPIREAT', key, at)
+  end
+  return at
+end
+
+-- Has keys that are new go with the others.
+local function keep_time()
+  local left = call('PTTL', META)
+  if left > 0 then
+    expire_all(left)
   end
 end
 
--- Gives all keys of the family one time to go, so that none outlives another. Without a TTL of the caller's those that are
--- new have what the others have left.
-local function renew(thread, ttl, expires, expiry)
-  local left
+-- Gives all keys of the family one time to go, so that none outlives another: that of the thread which lives longest.
+-- Without a TTL of the caller's those that are new have what the others have left. Returns what is to be added to a reply.
+local function renew(thread, ttl, expires, expiry, branches)
   if ttl ~= '' then
     call('HSET', META, 'e' .. thread, expires)
-    left = tonumber(ttl)
   elseif expiry then
-    left = call('PTTL', META)
-  else
-    call('PERSIST', META)
-    return
+    keep_time()
+    return 0
   end
-  if left > 0 then
-    local at = milliseconds() + left
-    for _, key in ipairs(KEYS) do
-      call('PEXPIREAT', key, at)
+  local left = tonumber(ttl)
+  if branches and left then
+    local there = call('PTTL', META)
+    left = there >= 0 and math.max(left, there) or nil
+  end
+  local at
+  if left then
+    at = left > 0 and expire_all(left)
+  else
+    for _, key in ipairs(branches and KEYS or {META}) do
+      call('PERSIST', key)
     end
   end
+  local lease = branches and call('HGET', META, 'P')
+  -- Long before they go, so that whoever fails to see to it is followed by others.
+  return lease and not (at and at + tonumber(ttl) / 2 < tonumber(lease)) and LEASED or 0
 end
 
--- Begins a write to a thread: returns its expiry, and whether there is a fence; or nil, nil, and why it can't be written to.
+-- Begins a write to a thread: returns its expiry, whether there is a fence, and how many branches the family has, if any;
+-- or nil, nil, nil, and why it can't be written to.
 local function enter(thread, now)
-  local meta = call('HMGET', META, 'e' .. thread, 'f', 'l')
+  local meta = call('HMGET', META, 'e' .. thread, 'f', 'l', 'n', whereabouts(thread))
+  local away = elsewhere(thread, meta[5])
+  if away then
+    return nil, nil, nil, away
+  end
   local fenced, locked = false, false
   if meta[2] or meta[3] then
     local at = milliseconds()
@@ -152,16 +200,54 @@ local function enter(thread, now)
     end
   end
   if locked then
-    return nil, nil, LOCKED
+    return nil, nil, nil, LOCKED
   elseif is_past(meta[1], now) then
-    return nil, nil, EXPIRED
+    return nil, nil, nil, meta[4] and ENTANGLED or EXPIRED
   end
-  return meta[1], fenced
+  return meta[1], fenced, meta[4]
 end
 
 -- What a script returns that has stored live rows.
 local function done(result, fenced)
   return fenced and result + FENCED or result
+end
+
+-- Adds a write to what stands under a place, task and call.
+local function add_write(under, write)
+  local there = all_of(WRITES, under)
+  if byte(under, -1) == 0 then
+    local last, stored = 0, false
+    for _, member in ipairs(there) do
+      last = struct.unpack('>I4', member, #under + 1)
+      stored = stored or sub(member, #under + 5) == write
+    end
+    if not stored then
+      call('ZADD', WRITES, 0, under .. struct.pack('>I4', last + 1) .. write)
+    end
+  else
+    -- Added first: where memory is short, this is refused before anything has changed.
+    call('ZADD', WRITES, 0, under .. write)
+    for _, member in ipairs(there) do
+      if member ~= under .. write then
+        call('ZREM', WRITES, member)
+      end
+    end
+  end
+end
+
+local function head_of(line)
+  local latest = call('ZREVRANGEBYLEX', LIVE, '(' .. past(line), '[' .. line, 'LIMIT', 0, 1)[1]
+  return latest and sub(latest, #line + 1, id_end(latest, #line + 1)) or '-'
+end
+
+-- Whether a row stands at a place with this rev, in a thread that hasn't expired; of one thread that is known.
+local function stands(place, rev, now, sound)
+  local found = member_at(LIVE, place) or member_at(REST, place)
+  if not found or sub(found, #place + 1, #place + 8) ~= rev then
+    return false
+  end
+  local thread = sub(place, 1, thread_end(place))
+  return thread == sound or not is_past(call('HGET', META, 'e' .. thread), now)
 end
 
 local function add_parts(from)

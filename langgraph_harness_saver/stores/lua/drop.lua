@@ -1,10 +1,17 @@
--- Deletes a thread. ARGV: now, the stamp of the change, thread, and whether it is to have expired.
--- Returns how many live checkpoints it had, or -1 where it hasn't expired; its expiry; then a place and a run or '' of each.
-local now, stamp, thread, if_expired = unpack(ARGV)
-local expiry = call('HGET', META, 'e' .. thread)
+-- Deletes a thread. ARGV: now, thread, and whether it is to have expired.
+-- Returns how many live checkpoints it had, or -1 where it hasn't expired; its expiry; then a place and a run or '' of each;
+-- or one of those in common.lua.
+local now, thread, if_expired = unpack(ARGV)
+local meta = call('HMGET', META, 'e' .. thread, 'n', whereabouts(thread))
+local expiry = meta[1]
+if elsewhere(thread, meta[3]) then
+  return elsewhere(thread, meta[3])
+end
 local expired = is_past(expiry, now)
 if if_expired == '1' and not expired then
   return {-1, expiry}
+elseif meta[2] then
+  return ENTANGLED
 end
 local found = {0, expiry}
 local after, last = '[' .. thread, '(' .. past(thread)
@@ -25,8 +32,6 @@ repeat
     after = '(' .. row
   end
 until #rows == 0
-drop(thread)
-if not is_empty() then
-  call('HSET', META, 'v', stamp)
-end
+-- No other thread is in a family without branches.
+clear()
 return found

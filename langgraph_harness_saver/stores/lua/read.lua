@@ -1,7 +1,7 @@
 -- Reads checkpoints with all that is needed to read them. ARGV: now, what is wanted of each, then what to look for:
 --   latest  line, the place and the rev that the caller has
 --   one     place, the place and the rev that the caller has: live, or an anchor
---   live    places: live ones
+--   live    places of one thread: live ones
 --   line    how many, upper and lower bound in LIVE
 --   thread  how many, upper and lower bound in LIVE and in SPACES
 -- all: with writes, other rows, parts; bare: as far as the metadata goes.
@@ -53,37 +53,35 @@ local function merge(roots, spaces, count)
   end
 end
 
-local function is_gone(place)
-  return is_expired(sub(place, 1, thread_end(place)), now)
+local first = (what == 'line' or what == 'thread') and sub(ARGV[6], 2) or ARGV[4]
+local thread = sub(first, 1, thread_end(first))
+local meta = call('HMGET', META, 'e' .. thread, whereabouts(thread))
+if elsewhere(thread, meta[2]) then
+  return elsewhere(thread, meta[2])
+elseif is_past(meta[1], now) then
+  return {{}, {}, {}, {}}
 end
-
 if what == 'latest' then
   local line = ARGV[4]
   known_place, known_rev = ARGV[5], ARGV[6]
-  if not is_gone(line) then
-    rows = down(LIVE, '(' .. past(line), '[' .. line, 1)
-  end
+  rows = down(LIVE, '(' .. past(line), '[' .. line, 1)
 elseif what == 'one' then
   known_place, known_rev = ARGV[5], ARGV[6]
-  if not is_gone(ARGV[4]) then
-    local row = member_at(LIVE, ARGV[4]) or member_at(REST, ARGV[4])
-    if row and bit.band(byte(row, #ARGV[4] + 9), 3) ~= 1 then
-      rows[1] = row
-    end
+  local row = member_at(LIVE, ARGV[4]) or member_at(REST, ARGV[4])
+  if row and bit.band(byte(row, #ARGV[4] + 9), 3) ~= 1 then
+    rows[1] = row
   end
 elseif what == 'live' then
   for i = 4, #ARGV do
-    rows[#rows + 1] = not is_gone(ARGV[i]) and member_at(LIVE, ARGV[i]) or nil
+    rows[#rows + 1] = member_at(LIVE, ARGV[i])
   end
 else
   local count, upper, lower = tonumber(ARGV[4]), ARGV[5], ARGV[6]
-  if not is_gone(sub(lower, 2)) then
-    local roots = down(LIVE, upper, lower, count)
-    if what == 'thread' then
-      merge(roots, down(SPACES, ARGV[7], ARGV[8], count), count)
-    else
-      rows = roots
-    end
+  local roots = down(LIVE, upper, lower, count)
+  if what == 'thread' then
+    merge(roots, down(SPACES, ARGV[7], ARGV[8], count), count)
+  else
+    rows = roots
   end
 end
 

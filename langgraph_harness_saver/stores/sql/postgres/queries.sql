@@ -22,7 +22,7 @@ UNION ALL
 SELECT 0, 0, NULL FROM {schema}.harness_put_writes($1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)
 
 -- name: get
-SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6)
+SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 
 -- name: scan
 SELECT * FROM {schema}.harness_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -42,47 +42,102 @@ SELECT * FROM {schema}.harness_sweep($1, $2, $3)
 -- name: is_expired
 SELECT 1 FROM {schema}.harness_thread WHERE thread = $1::text::uuid AND expires_at <= $2
 
+-- name: graft
+SELECT status, note, n FROM {schema}.harness_graft(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26,
+  $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39
+)
+
+-- name: branches
+SELECT * FROM {schema}.harness_branches($1)
+
+-- name: has_child
+SELECT {schema}.harness_has_child($1, $2, $3, $4)
+
+-- name: namespaces
+SELECT * FROM {schema}.harness_namespaces($1, $2, $3)
+
+-- name: tag
+SELECT {schema}.harness_set_tag($1, $2, $3, $4, $5)
+
+-- name: untag
+DELETE FROM {schema}.harness_tag t
+WHERE t.thread = $2::text::uuid AND t.name = $3
+  AND NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
+RETURNING 1
+
+-- name: tags
+SELECT name, checkpoint_ns, checkpoint_id FROM {schema}.harness_tag t
+WHERE t.thread = $2::text::uuid
+  AND NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
+ORDER BY name
+
+-- name: entangled
+SELECT coalesce(own.thread_id, root.family_id, convert_to(t.thread::text, 'UTF8'))
+FROM {schema}.harness_thread t
+LEFT JOIN {schema}.harness_branch own ON own.thread = t.thread
+LEFT JOIN LATERAL (
+  SELECT b.family, b.family_id FROM {schema}.harness_branch b WHERE b.family = t.thread LIMIT 1
+) root ON true
+WHERE t.expires_at <= $1 AND (own.thread IS NOT NULL OR root.family IS NOT NULL)
+
 -- name: rows
-SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
-FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid
+SELECT rev, kind, thread::text AS thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata,
+  body
+FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: rows_locked
-SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
-FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
+SELECT rev, kind, thread::text AS thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata,
+  body
+FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
+ORDER BY thread, checkpoint_ns, checkpoint_id FOR UPDATE
 
 -- name: keys_locked
-SELECT checkpoint_ns, checkpoint_id FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid FOR UPDATE
+SELECT thread::text AS thread, checkpoint_ns, checkpoint_id
+FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
+ORDER BY thread, checkpoint_ns, checkpoint_id FOR UPDATE
+
+-- name: places
+SELECT thread::text AS thread, checkpoint_ns, checkpoint_id, NULL::bigint AS arrival
+FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
+UNION ALL
+SELECT thread::text, checkpoint_ns, checkpoint_id, arrival
+FROM {schema}.harness_write WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: writes
-SELECT arrival, checkpoint_ns, checkpoint_id, task_id, task_path, call, parts, body
-FROM {schema}.harness_write WHERE thread = $1::text::uuid ORDER BY arrival
+SELECT arrival, thread::text AS thread, checkpoint_ns, checkpoint_id, task_id, task_path, call, parts, body
+FROM {schema}.harness_write WHERE thread = ANY ($1::text[]::uuid[]) ORDER BY arrival
 
 -- name: part_sizes
-SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part WHERE thread = $1::text::uuid
+SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: part_sizes_locked
-SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part WHERE thread = $1::text::uuid FOR UPDATE
+SELECT part_id, octet_length(data) AS size FROM {schema}.harness_part
+WHERE thread = ANY ($1::text[]::uuid[]) ORDER BY thread, part_id FOR UPDATE
 
 -- name: parts
-SELECT part_id, data FROM {schema}.harness_part WHERE thread = $1::text::uuid AND part_id = ANY ($2::bytea[])
+SELECT part_id, data FROM {schema}.harness_part
+WHERE thread = ANY ($1::text[]::uuid[]) AND part_id = ANY ($2::bytea[])
 
 -- name: begin_revision
-SELECT set_config('enable_seqscan', 'off', true), pg_advisory_xact_lock(hashtextextended($1, 1)),
-  {schema}.harness_enter($1::text::uuid, $2, true)
+SELECT {schema}.harness_begin($1, $2, $3), set_config('enable_seqscan', 'off', true)
 
 -- name: drop_checkpoints
-WITH k AS (SELECT * FROM unnest($2::bytea[], $3::bytea[]) AS u(checkpoint_ns, checkpoint_id)),
+WITH k AS (
+  SELECT u.thread::uuid, u.checkpoint_ns, u.checkpoint_id
+  FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS u(thread, checkpoint_ns, checkpoint_id)
+),
 w AS (
   DELETE FROM {schema}.harness_write w USING k
-  WHERE w.thread = $1::text::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+  WHERE w.thread = k.thread AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
 )
 DELETE FROM {schema}.harness_checkpoint c USING k
-WHERE c.thread = $1::text::uuid AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
+WHERE c.thread = k.thread AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id
 
 -- name: drop_writes
 DELETE FROM {schema}.harness_write w
-USING unnest($2::bytea[], $3::bytea[], $4::bigint[]) AS k(checkpoint_ns, checkpoint_id, arrival)
-WHERE w.thread = $1::text::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
+USING unnest($1::text[], $2::bytea[], $3::bytea[], $4::bigint[]) AS k(thread, checkpoint_ns, checkpoint_id, arrival)
+WHERE w.thread = k.thread::uuid AND w.checkpoint_ns = k.checkpoint_ns AND w.checkpoint_id = k.checkpoint_id
   AND w.arrival = k.arrival
 
 -- name: add_writes
@@ -126,14 +181,25 @@ ON CONFLICT DO NOTHING
 RETURNING 1
 
 -- name: drop_parts
-DELETE FROM {schema}.harness_part WHERE thread = $1::text::uuid AND part_id = ANY ($2::bytea[])
+DELETE FROM {schema}.harness_part WHERE thread = ANY ($1::text[]::uuid[]) AND part_id = ANY ($2::bytea[])
 
--- name: is_empty
-SELECT NOT EXISTS (SELECT FROM {schema}.harness_checkpoint WHERE thread = $1::text::uuid)
-  AND NOT EXISTS (SELECT FROM {schema}.harness_write WHERE thread = $1::text::uuid)
+-- name: drop_branches
+DELETE FROM {schema}.harness_branch WHERE thread = ANY ($1::text[]::uuid[])
 
--- name: drop_thread
+-- name: set_branch
+INSERT INTO {schema}.harness_branch (
+  created_at, thread, family, source, checkpoint_id, name, thread_id, family_id, source_id
+) VALUES ($1, $2::text::uuid, $3::text::uuid, $4::text::uuid, $5, $6, $7, $8, $9)
+ON CONFLICT (thread) DO UPDATE SET
+  created_at = EXCLUDED.created_at, family = EXCLUDED.family, source = EXCLUDED.source,
+  checkpoint_id = EXCLUDED.checkpoint_id, name = EXCLUDED.name, family_id = EXCLUDED.family_id,
+  source_id = EXCLUDED.source_id
+
+-- name: no_expiry
 DELETE FROM {schema}.harness_thread WHERE thread = $1::text::uuid
+
+-- name: tidy
+SELECT * FROM {schema}.harness_tidy($1, $2)
 
 -- name: renew_thread
 INSERT INTO {schema}.harness_thread VALUES ($1::text::uuid, $2)

@@ -5,10 +5,12 @@ CREATE TABLE harness_schema (
 
 INSERT INTO harness_schema VALUES (1, 0);
 
+-- family: the thread that parts are stored under, null where that is this one.
 CREATE TABLE harness_thread (
   id INTEGER PRIMARY KEY,
   thread_id BLOB NOT NULL UNIQUE,
-  expires_at REAL
+  expires_at REAL,
+  family INTEGER
 );
 
 CREATE INDEX harness_thread_expiry ON harness_thread (expires_at) WHERE expires_at IS NOT NULL;
@@ -52,4 +54,26 @@ CREATE TABLE harness_part (
   part_id BLOB NOT NULL,
   data BLOB NOT NULL,
   PRIMARY KEY (thread, part_id)
+) WITHOUT ROWID;
+
+-- Threads that began as a checkpoint of another, source. A branch that was deleted has no name.
+CREATE TABLE harness_branch (
+  thread_id BLOB PRIMARY KEY,
+  family BLOB NOT NULL,
+  source BLOB NOT NULL,
+  checkpoint_id BLOB NOT NULL,
+  name BLOB NOT NULL,
+  created_at REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX harness_branch_family ON harness_branch (family);
+
+CREATE UNIQUE INDEX harness_branch_name ON harness_branch (source, name) WHERE name <> x'';
+
+CREATE TABLE harness_tag (
+  thread INTEGER NOT NULL,
+  name BLOB NOT NULL,
+  checkpoint_ns BLOB NOT NULL,
+  checkpoint_id BLOB NOT NULL,
+  PRIMARY KEY (thread, name)
 ) WITHOUT ROWID;

@@ -29,7 +29,14 @@ SELECT count(*) FROM harness_checkpoint WHERE thread = ? AND kind = 0
 SELECT NOT EXISTS (SELECT 1 FROM harness_checkpoint WHERE thread = ?)
 
 -- name: expired
-SELECT id FROM harness_thread WHERE expires_at <= ? ORDER BY expires_at LIMIT ?
+SELECT id FROM harness_thread AS t
+WHERE expires_at <= ? AND family IS NULL AND NOT EXISTS (SELECT 1 FROM harness_branch AS b WHERE b.family = t.thread_id)
+ORDER BY expires_at LIMIT ?
+
+-- name: entangled
+SELECT thread_id FROM harness_thread AS t
+WHERE expires_at <= ?
+  AND (family IS NOT NULL OR EXISTS (SELECT 1 FROM harness_branch AS b WHERE b.family = t.thread_id))
 
 -- name: place
 SELECT id, kind, rev FROM harness_checkpoint WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id = ?
@@ -87,16 +94,19 @@ WHERE NOT EXISTS (
 DELETE FROM harness_write WHERE id BETWEEN ? AND ?
 
 -- name: part
-SELECT data FROM harness_part WHERE thread = ? AND part_id = ?
+SELECT data FROM harness_part
+WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
 
 -- name: part_ids
-SELECT part_id FROM harness_part WHERE thread = ?
+SELECT part_id FROM harness_part WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1)
 
 -- name: add_part
-INSERT OR IGNORE INTO harness_part (thread, part_id, data) VALUES (?, ?, ?)
+INSERT OR IGNORE INTO harness_part (thread, part_id, data)
+VALUES (coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1), ?2, ?3)
 
 -- name: drop_part
-DELETE FROM harness_part WHERE thread = ? AND part_id = ?
+DELETE FROM harness_part
+WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
 
 -- name: threads_of_run
 SELECT DISTINCT t.thread_id
@@ -129,3 +139,64 @@ WHERE c.kind = 0 AND (t.expires_at IS NULL OR t.expires_at > :now)
   AND (c.checkpoint_id < coalesce(:after, x'ff') OR (t.thread_id, c.checkpoint_ns) > (:after_thread, :after_ns))
   AND (:id IS NULL OR c.checkpoint_id = :id) AND (:ns IS NULL OR c.checkpoint_ns = :ns)
 ORDER BY c.checkpoint_id DESC, t.thread_id, c.checkpoint_ns LIMIT :limit
+
+-- name: set_family
+UPDATE harness_thread SET family = ? WHERE id = ?
+
+-- name: no_expiry
+UPDATE harness_thread SET expires_at = NULL WHERE id = ?
+
+-- name: branches
+SELECT thread_id, family, source, checkpoint_id, name, created_at FROM harness_branch
+WHERE family = coalesce((SELECT family FROM harness_branch WHERE thread_id = ?1), ?1)
+ORDER BY created_at, thread_id
+
+-- name: set_branch
+INSERT OR REPLACE INTO harness_branch (thread_id, family, source, checkpoint_id, name, created_at)
+VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: branch_named
+SELECT thread_id FROM harness_branch WHERE source = ? AND name = ?
+
+-- name: drop_branch
+DELETE FROM harness_branch WHERE thread_id = ?
+
+-- name: early_writes
+SELECT id FROM harness_checkpoint WHERE thread = ? AND kind = 3
+
+-- name: has_child
+SELECT EXISTS (
+  SELECT 1 FROM harness_checkpoint
+  WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id > ?3 AND kind = 0 AND parent_id = ?3
+)
+
+-- name: namespaces
+WITH RECURSIVE line (ns) AS (
+  SELECT min(checkpoint_ns) FROM harness_checkpoint WHERE thread = :thread
+  UNION ALL
+  SELECT (SELECT min(checkpoint_ns) FROM harness_checkpoint WHERE thread = :thread AND checkpoint_ns > ns)
+  FROM line WHERE ns IS NOT NULL
+)
+SELECT ns FROM line
+WHERE ns IS NOT NULL AND EXISTS (
+  SELECT 1 FROM harness_checkpoint AS c
+  WHERE c.thread = :thread AND c.checkpoint_ns = ns AND c.kind = 0
+    AND (instr(ns, x'3a') = 0 OR c.checkpoint_id > :since)
+)
+
+-- name: tag
+INSERT OR REPLACE INTO harness_tag (thread, name, checkpoint_ns, checkpoint_id) VALUES (?, ?, ?, ?)
+
+-- name: untag
+DELETE FROM harness_tag WHERE thread = ? AND name = ?
+
+-- name: tags
+SELECT name, checkpoint_ns, checkpoint_id FROM harness_tag WHERE thread = ? ORDER BY name
+
+-- name: drop_tags
+DELETE FROM harness_tag
+WHERE thread = ? AND NOT EXISTS (
+  SELECT 1 FROM harness_checkpoint AS c
+  WHERE c.thread = harness_tag.thread AND c.checkpoint_ns = harness_tag.checkpoint_ns
+    AND c.checkpoint_id = harness_tag.checkpoint_id AND c.kind = 0
+)

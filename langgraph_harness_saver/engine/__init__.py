@@ -1,0 +1,39 @@
+"""Time travel and branching on top of `HarnessCheckpointer`."""
+
+from langgraph_harness_saver.engine.blame import Blame
+from langgraph_harness_saver.engine.compare import Unresolved
+from langgraph_harness_saver.engine.diff import CheckpointDiff
+from langgraph_harness_saver.engine.engine import (
+    CheckpointEngine,
+    SyncEngine,
+    TimeTravelResult,
+    create_checkpoint_engine,
+)
+from langgraph_harness_saver.engine.merge import Conflict, MergeConflict, MergeResult
+from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
+from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode
+from langgraph_harness_saver.errors import AmbiguousCheckpoint, BranchExistsError, CheckpointNotFoundError
+from langgraph_harness_saver.rows import Branch
+
+__all__ = [
+    "AmbiguousCheckpoint",
+    "Blame",
+    "Branch",
+    "BranchExistsError",
+    "CheckpointDiff",
+    "CheckpointEngine",
+    "CheckpointNotFoundError",
+    "CheckpointTree",
+    "Conflict",
+    "MergeConflict",
+    "MergeResult",
+    "Snapshot",
+    "SnapshotMetadata",
+    "SyncEngine",
+    "TimeTravelResult",
+    "TreeEdge",
+    "TreeItem",
+    "TreeNode",
+    "Unresolved",
+    "create_checkpoint_engine",
+]

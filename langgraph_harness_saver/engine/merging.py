@@ -1,0 +1,219 @@
+"""Merging a branch into a thread: which checkpoints, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from langgraph_harness_saver.core import Core
+from langgraph_harness_saver.engine.compare import Unresolved
+from langgraph_harness_saver.engine.lines import Lines
+from langgraph_harness_saver.engine.merge import (
+    MergeConflict,
+    Merged,
+    MergeResult,
+    Side,
+    Strategy,
+    merge,
+    writes_since,
+)
+from langgraph_harness_saver.engine.routing import next_of
+from langgraph_harness_saver.engine.values import Values
+from langgraph_harness_saver.errors import InvalidConfigError, StoreError
+from langgraph_harness_saver.rows import Base, CheckpointKey, Entry, Graft, PutResult
+from langgraph_harness_saver.travel import Travel, following, now_text
+from langgraph_harness_saver.versions import next_version
+
+
+class _Lines(NamedTuple):
+    """Two lines from their heads down to their common base, which is the last of both."""
+
+    ours: list[Entry]
+    theirs: list[Entry]
+    base: CheckpointKey
+
+
+class Merging:
+    """Merges lines of one family."""
+
+    def __init__(self, core: Core, travel: Travel, lines: Lines, values: Values) -> None:
+        self._core = core
+        self._travel = travel
+        self._lines = lines
+        self._values = values
+
+    async def merge(self, branch_thread_id: str, into_thread_id: str, strategy: Strategy) -> MergeResult:
+        """Do what `CheckpointEngine.merge_branch` says."""
+        lines = await self._parted(branch_thread_id, into_thread_id)
+        ours = await self._values.tuple(lines.ours[0].row.key)
+        theirs = await self._values.tuple(lines.theirs[0].row.key)
+        for found in (ours, theirs):
+            _check_nothing_pending(found)
+        parents = (_id(ours), _id(theirs))
+        base_id = lines.base.checkpoint_id
+        if len(lines.theirs) == 1:
+            raise InvalidConfigError(
+                f"branch {branch_thread_id!r} has nothing that thread {into_thread_id!r} hasn't"
+            )
+        if len(lines.ours) == 1:
+            merged = Merged(values=await self._resolved(theirs))
+            new_id = await self._write(lines, ours, theirs, merged, fast_forward=True)
+            return MergeResult(new_id, into_thread_id, True, base_id, parents)
+        _check_finished(theirs)
+        merged = merge(
+            await self._side(await self._values.tuple(lines.base), None),
+            await self._side(ours, lines.ours),
+            await self._side(theirs, lines.theirs),
+            strategy=strategy,
+            channels=self._values.channels,
+        )
+        if merged.conflicts:
+            raise MergeConflict(merged.conflicts)
+        new_id = await self._write(lines, ours, theirs, merged, fast_forward=False)
+        return MergeResult(
+            new_id, into_thread_id, False, base_id, parents, merged.how, tuple(merged.resolved)
+        )
+
+    async def _parted(self, branch_thread_id: str, into_thread_id: str) -> _Lines:
+        """Find where two lines parted, or where they were merged last."""
+        ours = await self._lines.to_head(into_thread_id)
+        theirs = await self._lines.to_head(branch_thread_id)
+        place: dict[str, int] = {}
+        for number, entry in enumerate(theirs):
+            for name in self._names(entry):
+                place.setdefault(name, number)
+        for number, entry in enumerate(ours):
+            merged = self._lines.metadata(entry).get("merged_from") or {}
+            for known in (merged.get("checkpoint_id"), *self._names(entry)):
+                if known in place:
+                    at = place[known]
+                    return _Lines(ours[: number + 1], theirs[: at + 1], theirs[at].row.key)
+        raise InvalidConfigError(
+            f"threads {branch_thread_id!r} and {into_thread_id!r} have no checkpoint in common; "
+            "merge_branch takes a branch and the thread that it came from, or another branch of that"
+        )
+
+    def _names(self, entry: Entry) -> list[str]:
+        """Return a checkpoint's id, and that of the one which it is a copy of."""
+        names = [entry.row.key.checkpoint_id, self._lines.metadata(entry).get("rewound_from")]
+        return [name for name in names if name is not None]
+
+    async def _resolved(self, found: CheckpointTuple) -> dict[str, Any]:
+        return (await self._values.resolved(found)).checkpoint["channel_values"]
+
+    async def _side(self, found: CheckpointTuple, line: list[Entry] | None) -> Side:
+        steps = None
+        if line is not None:
+            path = [await self._values.tuple(entry.row.key) for entry in reversed(line)]
+            steps = writes_since(path)
+        return Side(await self._resolved(found), found.checkpoint["channel_versions"], steps)
+
+    async def _write(
+        self,
+        lines: _Lines,
+        ours: CheckpointTuple,
+        theirs: CheckpointTuple,
+        merged: Merged,
+        *,
+        fast_forward: bool,
+    ) -> str:
+        """Store the merged head."""
+        key = lines.ours[0].row.key
+        new_key = key._replace(checkpoint_id=following(max(key.checkpoint_id, _id(theirs))))
+        taken: Mapping[str, Any] = (theirs if fast_forward else ours).checkpoint
+        checkpoint = dict(taken)
+        stored = dict(checkpoint["channel_values"])
+        versions = dict(checkpoint["channel_versions"])
+        if not fast_forward:
+            self._apply(merged, stored, versions, theirs.checkpoint["channel_versions"])
+        else:
+            stored.update(self._snapshots(merged.values, stored))
+        checkpoint.update(
+            id=new_key.checkpoint_id,
+            ts=now_text(),
+            channel_values=stored,
+            channel_versions=versions,
+            updated_channels=None,
+        )
+        metadata = {
+            k: v for k, v in dict(ours.metadata).items() if k not in ("run_id", "writes", "rewound_from")
+        }
+        metadata["step"] = max(one.metadata.get("step", -1) for one in (ours, theirs)) + 1
+        metadata["source"] = "update"
+        metadata["merged_from"] = {
+            "thread_id": lines.theirs[0].row.key.thread_id,
+            "checkpoint_id": _id(theirs),
+        }
+        await self._store(lines, new_key, checkpoint, metadata)
+        return new_key.checkpoint_id
+
+    def _apply(
+        self, merged: Merged, stored: dict[str, Any], versions: dict[str, Any], others: Mapping[str, Any]
+    ) -> None:
+        changed = {channel: merged.values[channel] for channel in merged.changed}
+        stored.update(changed)
+        for channel in merged.deleted:
+            stored.pop(channel, None)
+        stored.update(self._snapshots(changed, stored))
+        highest = max((str(v) for v in (*versions.values(), *others.values())), default=None)
+        version = next_version(highest)
+        for channel in {*merged.changed, *merged.deleted}:
+            versions[channel] = version
+
+    def _snapshots(self, values: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a `DeltaChannel` is stored as where the line before it doesn't tell its value."""
+        unresolved = [c for c, value in values.items() if isinstance(value, Unresolved)]
+        if unresolved:
+            raise InvalidConfigError(
+                f"channels {', '.join(map(repr, unresolved))} are DeltaChannels, whose values only their "
+                "graph can tell: make the engine with CheckpointEngine(checkpointer, graph)"
+            )
+        return {
+            channel: _DeltaSnapshot(values[channel])
+            for channel in self._values.delta_channels
+            if channel in values
+            and (channel not in stored or not isinstance(stored[channel], _DeltaSnapshot))
+        }
+
+    async def _store(
+        self, lines: _Lines, key: CheckpointKey, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> None:
+        codec, head = self._core.codec, lines.ours[0].row
+        # Most of what the new head holds is one side's.
+        near = lines.theirs[0].row if len(lines.ours) == 1 else head
+        stored = await self._core.get(*near.key)
+        if stored is None or stored.row.rev != near.rev:
+            raise StoreError(f"thread {near.key.thread_id!r} has changed in the meantime; merge again")
+        dump = codec.dump(checkpoint, metadata, checkpoint["channel_versions"], None, key.thread_id)
+        row, parts, _ = codec.encode(key, head.key.checkpoint_id, dump, stored.image)
+        bases = [Base(head.key, head.rev), Base(near.key, near.rev)]
+        heads = {(key.thread_id, key.checkpoint_ns): head.key.checkpoint_id}
+        if await self._core.store.graft(Graft([row], bases, heads, parts=parts)) != PutResult.STORED:
+            raise StoreError(f"thread {key.thread_id!r} has changed in the meantime; merge again")
+
+
+def _check_nothing_pending(found: CheckpointTuple) -> None:
+    if found.pending_writes:
+        raise InvalidConfigError(
+            f"thread {_thread(found)!r} has unfinished tasks or waits at an interrupt; let it run on, or "
+            "rewind it to a checkpoint where nothing is pending, and merge then"
+        )
+
+
+def _check_finished(found: CheckpointTuple) -> None:
+    if waiting := next_of(found, live=True):
+        raise InvalidConfigError(
+            f"thread {_thread(found)!r} has still to run {', '.join(map(repr, waiting))}, and a merge takes "
+            "what has come of its run, not where it goes on; let it run to its end, and merge then"
+        )
+
+
+def _thread(found: CheckpointTuple) -> str:
+    return str(found.config["configurable"]["thread_id"])
+
+
+def _id(found: CheckpointTuple) -> str:
+    return str(found.config["configurable"]["checkpoint_id"])

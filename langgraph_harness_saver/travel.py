@@ -1,0 +1,375 @@
+"""Rewinding and branching, told in rows: nothing is copied but names.
+
+Both add *aliases*, rows that say "as that one there" (`Codec.alias`), so they cost the same whatever the
+size of the state. What LangGraph needs of a copy is in ../docs/design.md, "Time travel".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP
+from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+
+from langgraph_harness_saver.core import PAGE, Core
+from langgraph_harness_saver.errors import (
+    CheckpointNotFoundError,
+    EntangledError,
+    HeadMovedError,
+    StoreError,
+)
+from langgraph_harness_saver.family import removal, under_roots
+from langgraph_harness_saver.rows import (
+    Base,
+    Branch,
+    Change,
+    CheckpointKey,
+    CheckpointRow,
+    Entry,
+    Family,
+    Graft,
+    Kind,
+    PutResult,
+    Query,
+)
+
+T = TypeVar("T")
+
+UNFINISHED = (WRITES_IDX_MAP[ERROR], WRITES_IDX_MAP[INTERRUPT])
+
+ATTEMPTS = 8
+"""How often an operation begins again when others have written meanwhile."""
+
+
+class Rewound(NamedTuple):
+    """What a rewind made: the new head's id, and the old one's."""
+
+    checkpoint_id: str
+    old_head: str
+
+
+class _Changed(Exception):  # noqa: N818
+    """What was read is not there any more."""
+
+
+class Travel:
+    """Adds checkpoints that are copies of others."""
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.time) -> None:
+        self._core = core
+        self._store = core.store
+        self._codec = core.codec
+        self._clock = clock
+
+    async def branch(self, thread_id: str, checkpoint_id: str, name: str, branch_id: str) -> Branch:
+        """Begin the thread `branch_id` at a checkpoint of another.
+
+        Raises:
+            CheckpointNotFoundError: The thread has no such checkpoint.
+            BranchExistsError: It has a branch of that name.
+        """
+        return await self._again(thread_id, lambda: self._branch(thread_id, checkpoint_id, name, branch_id))
+
+    async def rewind(self, thread_id: str, checkpoint_id: str, discard: Sequence[str] = ()) -> Rewound:
+        """Make a copy of a checkpoint the thread's latest, and delete the root checkpoints in `discard`.
+
+        Raises:
+            CheckpointNotFoundError: The thread has no such checkpoint.
+        """
+        return await self._again(thread_id, lambda: self._rewind(thread_id, checkpoint_id, set(discard)))
+
+    async def _again(self, thread_id: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        await self._store.open()
+        for _ in range(ATTEMPTS):
+            try:
+                return await attempt()
+            except (_Changed, HeadMovedError):
+                continue
+            except EntangledError:
+                # It has expired meanwhile.
+                await self._core.end(thread_id, expired=True)
+        raise StoreError(
+            f"the thread was written to {ATTEMPTS} times in the meantime; try again when its run has paused"
+        )
+
+    async def delete(self, thread_id: str, roots: Collection[str]) -> int:
+        """Delete root checkpoints, with what subgraphs made under them; return how many of the roots went."""
+        count = 0
+
+        def plan(family: Family) -> Change:
+            nonlocal count
+            gone = under_roots(self._codec, family, thread_id, roots)
+            count = sum(not key.checkpoint_ns for key in gone)
+            return removal(self._codec, family, gone) if gone else Change()
+
+        await self._store.open()
+        await self._store.revise(thread_id, plan)
+        return count
+
+    # --- branching ---------------------------------------------------------------------------------
+
+    async def _branch(self, thread_id: str, checkpoint_id: str, name: str, branch_id: str) -> Branch:
+        root = await self.entry(CheckpointKey(thread_id, "", checkpoint_id))
+        family = next((b.family for b in await self._store.branches(thread_id)), thread_id)
+        is_leaf = await self._is_leaf(thread_id, root)
+        entries = [root]
+        for namespace in await self._store.namespaces(
+            root.row.key.thread_id, checkpoint_id if is_leaf else None
+        ):
+            if ":" in namespace:
+                entries += await self._pending_under(root.row.key, namespace)
+            elif namespace:
+                entries += await self._states(root, namespace, is_leaf=is_leaf)
+        rows = [self._branched(entry.row, branch_id) for entry in entries]
+        writes = {
+            row.key: entry.writes
+            for row, entry in zip(rows, entries, strict=True)
+            if is_leaf and entry.writes
+        }
+        record = Branch(branch_id, family, thread_id, checkpoint_id, name, self._clock())
+        await self._graft(Graft(rows, _bases(entries), writes=writes, branch=record))
+        return record
+
+    def _branched(self, row: CheckpointRow, branch_id: str) -> CheckpointRow:
+        metadata = self._metadata_for(branch_id, row)
+        return self._codec.alias(row.key._replace(thread_id=branch_id), row, row.parent_id, metadata)
+
+    def _metadata_for(self, thread_id: str, row: CheckpointRow) -> dict[str, Any]:
+        """Return the metadata that a copy of a checkpoint has in a thread."""
+        metadata = self._codec.unpack_metadata(row.metadata, row.key)
+        metadata.pop("run_id", None)
+        if "thread_id" in metadata:
+            metadata["thread_id"] = thread_id
+        return metadata
+
+    async def _is_leaf(self, thread_id: str, root: Entry) -> bool:
+        """Tell whether nothing has come of a checkpoint: what its tasks have written is still to be used."""
+        key = root.row.key
+        for thread in {thread_id, key.thread_id}:
+            if await self._store.has_child(key._replace(thread_id=thread)):
+                return False
+        # What came of it may have been deleted. Then all its tasks are finished, and the head is another.
+        finished = {write.task_id for write in root.writes if write.call == 0}
+        return await self._head(key.thread_id, "") == key.checkpoint_id or any(
+            write.call in UNFINISHED and write.task_id not in finished for write in root.writes
+        )
+
+    async def _pending_under(self, key: CheckpointKey, namespace: str) -> list[Entry]:
+        """Return the last checkpoint of a subgraph that was begun anew for a task of this checkpoint."""
+        async for entry, metadata in self._line(key.thread_id, namespace):
+            return [entry] if _root(metadata) == key.checkpoint_id else []
+        return []
+
+    async def _states(self, target: Entry, namespace: str, *, is_leaf: bool) -> list[Entry]:
+        """Return what a subgraph that remembers goes on from when its graph goes on from a checkpoint.
+
+        That is the one with which it began there, or else the last that it made before. At a leaf it is the
+        last that it made there, and the other comes second, for who rewinds to the leaf.
+        """
+        # A branch brought along all that its checkpoints need, so the target's own thread has it.
+        at, floor = target.row.key.checkpoint_id, target.row.parent_id or ""
+        lineage = _Lineage(self, target.row)
+        last: Entry | None = None
+        begun: Entry | None = None
+        before: Entry | None = None
+        nearest = ""
+        async for entry, metadata in self._line(target.row.key.thread_id, namespace):
+            # Copies come later than what they are copies of, but never before the parent of their root.
+            if entry.row.key.checkpoint_id < (floor if begun else nearest):
+                break
+            root = _root(metadata)
+            if root == at:
+                last = last or entry
+                begun = entry if metadata.get("source") == "input" else begun
+            elif root is not None and root > nearest and await lineage.has(root):
+                before, nearest = entry, root
+        found = [last if is_leaf else None, begun or before]
+        return list({entry.row.key: entry for entry in found if entry is not None}.values())
+
+    # --- rewinding ---------------------------------------------------------------------------------
+
+    async def _rewind(self, thread_id: str, checkpoint_id: str, discard: set[str]) -> Rewound:
+        target = await self.entry(CheckpointKey(thread_id, "", checkpoint_id))
+        threads = {thread_id, target.row.key.thread_id}
+        namespaces = {ns for thread in threads for ns in await self._store.namespaces(thread)} - {""}
+        heads = {ns: await self._head(thread_id, ns) for ns in ("", *namespaces)}
+        old_head = heads[""]
+        if old_head is None:
+            raise CheckpointNotFoundError(f"thread {thread_id!r} has no checkpoint")
+        states = {ns: await self._states(target, ns, is_leaf=False) for ns in namespaces}
+        last = max(head for head in heads.values() if head is not None)
+        new_ids: dict[str, str] = {}
+        for ns in sorted(states):
+            last = new_ids[ns] = following(last)
+        root_id = following(last)
+        renamed = {checkpoint_id: root_id}
+        renamed.update((entry.row.key.checkpoint_id, new_ids[ns]) for ns in states for entry in states[ns])
+        ts = now_text(self._clock())
+        rows = []
+        for ns, found in states.items():
+            key = CheckpointKey(thread_id, ns, new_ids[ns])
+            rows += [self._moved(entry.row, key, renamed, ts) for entry in found]
+            rows += [] if found else [self._empty(key, root_id, ts)]
+        root = self._moved(
+            target.row, CheckpointKey(thread_id, "", root_id), renamed, ts, rewound_from=checkpoint_id
+        )
+        bases = _bases([target, *(entry for found in states.values() for entry in found)])
+        graft = Graft([*rows, root], bases, {(thread_id, ns): head for ns, head in heads.items()})
+        if discard:
+            await self._store.revise(
+                thread_id, lambda family: self._discarding(family, graft, thread_id, discard)
+            )
+            for checkpoint in discard:
+                self._core.cache.drop(CheckpointKey(thread_id, "", checkpoint))
+        else:
+            await self._graft(graft)
+        return Rewound(root_id, old_head)
+
+    def _discarding(self, family: Family, graft: Graft, thread_id: str, discard: set[str]) -> Change:
+        """Add a graft's rows and delete root checkpoints, with what subgraphs made under these."""
+        live = [
+            row for row in family.rows.values() if row.kind == Kind.LIVE and row.key.thread_id == thread_id
+        ]
+        for (_, namespace), expected in graft.heads.items():
+            if (
+                max((r.key.checkpoint_id for r in live if r.key.checkpoint_ns == namespace), default=None)
+                != expected
+            ):
+                raise _Changed
+        if any(base.key not in family.rows or family.rows[base.key].rev != base.rev for base in graft.bases):
+            raise _Changed
+        grown = replace(family, rows={**family.rows, **{row.key: row for row in graft.rows}})
+        gone = under_roots(self._codec, grown, thread_id, discard)
+        change = removal(self._codec, grown, gone)
+        changed = {row.key for row in change.rows}
+        return replace(
+            change, rows=[*(r for r in graft.rows if r.key not in changed), *change.rows], renews=True
+        )
+
+    def _moved(
+        self, row: CheckpointRow, key: CheckpointKey, renamed: Mapping[str, str], ts: str, **more: Any
+    ) -> CheckpointRow:
+        metadata = self._metadata_for(key.thread_id, row)
+        if parents := metadata.get("parents"):
+            metadata["parents"] = {ns: renamed.get(parent, parent) for ns, parent in parents.items()}
+        metadata.update(more)
+        # Which nodes run next is to be found out from all channels.
+        return self._codec.alias(key, row, row.parent_id, metadata, ts, {"updated_channels": None})
+
+    def _empty(self, key: CheckpointKey, root_id: str, ts: str) -> CheckpointRow:
+        checkpoint = {
+            "v": 4,
+            "ts": ts,
+            "id": key.checkpoint_id,
+            "channel_values": {},
+            "channel_versions": {},
+            "versions_seen": {},
+            "updated_channels": None,
+        }
+        metadata = {"source": "input", "step": -2, "parents": {"": root_id}}
+        dump = self._codec.dump(checkpoint, metadata, {}, None, key.thread_id)
+        return self._codec.encode(key, None, dump, None).row
+
+    async def _head(self, thread_id: str, namespace: str) -> str | None:
+        page = await self._store.get(thread_id, namespace, None, all_known)
+        return page.entries[0].row.key.checkpoint_id if page.entries else None
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def entry(self, key: CheckpointKey) -> Entry:
+        """Return a live checkpoint's row and writes, without what reading its values takes.
+
+        Raises:
+            CheckpointNotFoundError: There is none.
+        """
+        page = await self._core.page(key, all_known)
+        if not page.entries or page.entries[0].row.kind != Kind.LIVE:
+            raise CheckpointNotFoundError(
+                f"there is no checkpoint {key.checkpoint_id!r} in thread {key.thread_id!r}; "
+                "list_checkpoints(thread_id) names those that there are"
+            )
+        return page.entries[0]
+
+    async def _line(self, thread_id: str, namespace: str) -> AsyncIterator[tuple[Entry, dict[str, Any]]]:
+        """Yield a namespace's checkpoints, newest first, with their metadata."""
+        query: Query | None = Query(thread_id, namespace)
+        while query is not None:
+            page = await self._store.scan(query, PAGE, all_known)
+            for entry in page.entries:
+                yield entry, self._codec.unpack_metadata(entry.row.metadata, entry.row.key)
+            last = page.entries[-1].row.key if len(page.entries) == PAGE else None
+            query = Query(thread_id, namespace, after=last) if last else None
+
+    async def _graft(self, graft: Graft) -> None:
+        if await self._store.graft(graft) != PutResult.STORED:
+            raise _Changed
+
+
+class _Lineage:
+    """Tells which checkpoints are ancestors of one, looking no further back than it must."""
+
+    def __init__(self, travel: Travel, row: CheckpointRow) -> None:
+        self._travel = travel
+        self._next = row
+        self._first = row.key.checkpoint_id
+        self._known: set[str] = set()
+
+    async def has(self, checkpoint_id: str) -> bool:
+        while checkpoint_id not in self._known and self._next.parent_id is not None:
+            if checkpoint_id > self._next.key.checkpoint_id:
+                break
+            try:
+                parent = await self._travel.entry(self._next.key._replace(checkpoint_id=self._next.parent_id))
+            except CheckpointNotFoundError:
+                break
+            self._next = parent.row
+            self._known.add(parent.row.key.checkpoint_id)
+        if checkpoint_id in self._known:
+            return True
+        # What has been deleted was on the line: what had been made elsewhere has gone with it.
+        return checkpoint_id < self._first and not await self._is_there(checkpoint_id)
+
+    async def _is_there(self, checkpoint_id: str) -> bool:
+        try:
+            await self._travel.entry(self._next.key._replace(checkpoint_id=checkpoint_id))
+        except CheckpointNotFoundError:
+            return False
+        return True
+
+
+def _root(metadata: Mapping[str, Any]) -> str | None:
+    """Return the id of the root checkpoint that a subgraph's was made under."""
+    return (metadata.get("parents") or {}).get("")
+
+
+def following(checkpoint_id: str) -> str:
+    """Return an id greater than one that may be of a clock ahead of ours, or no UUID at all."""
+    now = str(uuid6())
+    if now > checkpoint_id:
+        return now
+    try:
+        after = str(UUID(int=UUID(checkpoint_id).int + 1))
+    except ValueError:
+        after = ""
+    return after if after > checkpoint_id else checkpoint_id + "~"
+
+
+def now_text(seconds: float | None = None) -> str:
+    """Return a time, now by default, as LangGraph writes it."""
+    moment = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat()
+
+
+def _bases(entries: Sequence[Entry]) -> list[Base]:
+    return [Base(entry.row.key, entry.row.rev) for entry in entries]
+
+
+def all_known(_: CheckpointKey, __: int) -> bool:
+    """Of a store's methods: take a row, and nothing that reading its values takes."""
+    return True
