@@ -72,15 +72,16 @@ class Watch:
     def begin(self) -> None:
         """A call has been made."""
         self._began = now = self._loop.time()
-        self._until = now + 2 * self._usual
-        if self._usual < LONGEST_WATCH and not self._awake:
+        self._until = now + 2 * self._usual if self._usual < LONGEST_WATCH else now
+        if self._until > now and not self._awake:
             self._awake = True
             self._loop.call_soon(self._look)
 
     def end(self) -> None:
         """It has been answered."""
         now = self._loop.time()
-        self._usual += (now - self._began - self._usual) / 8
+        # How much too long one took doesn't matter, or connecting would count for long.
+        self._usual += (min(now - self._began, 2 * LONGEST_WATCH) - self._usual) / 8
         self._until = now
 
     def _look(self) -> None:

@@ -47,12 +47,15 @@ class Queues(Generic[T]):
         self._lane = lane
         self._batches: dict[asyncio.AbstractEventLoop, Batches[T]] = {}
 
-    async def submit(self, payload: T, size: int, seconds: float) -> Any:
+    def submit(self, payload: T, size: int, seconds: float) -> Awaitable[Any]:
         """Do what `Batches.submit` does on the running loop."""
-        loop = asyncio.get_running_loop()
-        batches = self._batches.get(loop)
+        batches = self._batches.get(asyncio.get_running_loop())
         if batches is None:
-            batches = await self._begin(loop)
+            return self._submit_first(payload, size, seconds)
+        return batches.submit(payload, size, seconds)
+
+    async def _submit_first(self, payload: T, size: int, seconds: float) -> Any:
+        batches = await self._begin(asyncio.get_running_loop())
         return await batches.submit(payload, size, seconds)
 
     async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[T]:

@@ -226,7 +226,8 @@ class PostgresStore(Store):
             await self._submit(key.thread_id, payload, size)
 
     async def _submit(self, thread_id: str, payload: _Put | _Writes, size: int) -> Any:
-        await self.open()
+        if self._closed or not self._opening.is_done:
+            await self.open()
         try:
             return await self._queues.submit(payload, size, self._pool.retry_seconds)
         except StoreError as error:
