@@ -339,7 +339,7 @@ class EngineMachine(SaverMachine):
     def untag(self, which: int, thread: Any, name: str) -> None:
         saver = self.door(which)
         was_there = self.model.tags.pop((str(thread), name), None) is not None
-        assert self.engine(saver, "untag", name, str(thread)) == was_there
+        assert self.engine(saver, "untag", name, thread_id=str(thread)) == was_there
         self.check_tags(self.other(saver), thread)
 
     @rule(which=doors, thread=threads, at=indexes)

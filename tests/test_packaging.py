@@ -35,6 +35,16 @@ def test_typed() -> None:
     assert resources.files(langgraph_harness_saver).joinpath("py.typed").is_file()
 
 
+def test_the_engine_s_names_are_the_package_s_too() -> None:
+    from langgraph_harness_saver import engine
+
+    for name in engine.__all__:
+        assert getattr(langgraph_harness_saver, name) is getattr(engine, name)
+    assert set(langgraph_harness_saver.__all__) <= set(dir(langgraph_harness_saver))
+    with pytest.raises(AttributeError, match="has no attribute 'Engine'"):
+        langgraph_harness_saver.Engine  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_contract_suite_imports() -> None:
     from langgraph_harness_saver.testing import StoreContract
 
@@ -49,6 +59,7 @@ def test_import_brings_no_driver_and_no_graph() -> None:
     assert done.stderr == ""
     modules = json.loads(done.stdout)
     roots = {name.partition(".")[0] for name in modules}
+    assert "langgraph_harness_saver.engine" not in modules
     assert roots.isdisjoint({"asyncpg", "psycopg", "redis", "pytest", "hypothesis", "rich", "numpy"})
     parts = {name.split(".")[1] for name in modules if name.startswith("langgraph.")}
     # langgraph-checkpoint brings both.

@@ -14,6 +14,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph_harness_saver.checkpointer import HarnessCheckpointer
 from langgraph_harness_saver.config import CheckpointBackend, CheckpointerConfig
 from langgraph_harness_saver.core import Core, Stored, contains
+from langgraph_harness_saver.engine.arguments import checkpoint_name, thread_name
 from langgraph_harness_saver.engine.blame import Blame, BlameStep, BlameTracer
 from langgraph_harness_saver.engine.compare import ABSENT
 from langgraph_harness_saver.engine.diff import CheckpointDiff, diff_values
@@ -79,7 +80,7 @@ class CheckpointEngine:
 
     async def get_latest(self, thread_id: str) -> Snapshot | None:
         """Return a thread's latest checkpoint, None if it has none."""
-        found = await self._values.latest(thread_id)
+        found = await self._values.latest(thread_name(thread_id))
         return await self._snapshot(found) if found else None
 
     async def list_threads(
@@ -108,6 +109,7 @@ class CheckpointEngine:
         self, thread_id: str, limit: int | None = None, offset: int = 0
     ) -> list[SnapshotMetadata]:
         """Return a thread's root checkpoints, newest first."""
+        thread_id = thread_name(thread_id)
         entries = [entry async for entry in _taken(self._lines.newest_first(thread_id), limit, offset)]
         return [_metadata(item) for item in await self._lines.items(entries, await self._tags(thread_id))]
 
@@ -120,6 +122,7 @@ class CheckpointEngine:
         """
         line = await self._line(thread_id)
         head = line[0].row.key
+        thread_id = head.thread_id
         if before is not None:
             ids = [entry.row.key.checkpoint_id for entry in line]
             if before not in ids:
@@ -173,7 +176,7 @@ class CheckpointEngine:
     # --- time travel -------------------------------------------------------------------------------
 
     async def rewind(
-        self, checkpoint_id: str, thread_id: str | None = None, *, discard_later: bool = False
+        self, checkpoint_id: str, thread_id: str | None = None, discard_later: bool = False
     ) -> TimeTravelResult:
         """Make a copy of a checkpoint the thread's head: the graph goes on from there.
 
@@ -194,7 +197,7 @@ class CheckpointEngine:
         return TimeTravelResult(snapshot, key.thread_id, len(later), len(before), bool(snapshot.next))
 
     async def time_travel_to_step(
-        self, thread_id: str, step: int, *, discard_later: bool = False
+        self, thread_id: str, step: int, discard_later: bool = False
     ) -> TimeTravelResult | None:
         """Rewind to the nearest checkpoint at or below a step on the current line; None if there is none."""
         for entry in await self._line(thread_id):
@@ -219,6 +222,7 @@ class CheckpointEngine:
 
     async def list_branches(self, thread_id: str) -> list[Branch]:
         """Return a thread's branches and theirs, oldest first."""
+        thread_id = thread_name(thread_id)
         records = await self._store_branches(thread_id)
         below = {thread_id}
         found = []
@@ -240,11 +244,12 @@ class CheckpointEngine:
                 together. Nothing is written.
         """
         return await Merging(self._core, self._travel, self._lines, self._values).merge(
-            branch_thread_id, into_thread_id, strategy
+            thread_name(branch_thread_id), thread_name(into_thread_id), strategy
         )
 
-    async def delete_thread(self, thread_id: str, *, branches: bool = False) -> int:
+    async def delete_thread(self, thread_id: str, branches: bool = False) -> int:
         """Delete a thread, with `branches` those that came of it too; return how many checkpoints went."""
+        thread_id = thread_name(thread_id)
         count = 0
         if branches:
             for record in reversed(await self.list_branches(thread_id)):
@@ -256,6 +261,7 @@ class CheckpointEngine:
 
         The head stays, and what is tagged, and all that what stays needs; so do branches.
         """
+        thread_id = thread_name(thread_id)
         await self._core.store.open()
         tagged = {key.checkpoint_id for key in await self._tags(thread_id) if not key.checkpoint_ns}
         entries = [entry async for entry in self._lines.newest_first(thread_id)]
@@ -271,10 +277,8 @@ class CheckpointEngine:
 
         `client` is what `langgraph_sdk.get_client()` returns, or `get_sync_client()`.
         """
-        await self._core.store.open()
-        record = next(
-            (b for b in await self._core.store.branches(thread_id) if b.thread_id == thread_id), None
-        )
+        thread_id = thread_name(thread_id)
+        record = next((b for b in await self._store_branches(thread_id) if b.thread_id == thread_id), None)
         metadata: dict[str, Any] = {}
         if record is not None:
             source = await _awaited(client.threads.get(record.source))
@@ -294,15 +298,33 @@ class CheckpointEngine:
         if not await self._core.store.tag(Tag(name, key)):
             raise _not_there(key)
 
-    async def untag(self, name: str, thread_id: str) -> bool:
-        """Take a name away; False if no checkpoint of the thread has it."""
+    async def untag(
+        self, checkpoint_id: str | None = None, name: str | None = None, thread_id: str | None = None
+    ) -> bool:
+        """Take a name away, from the checkpoint that `tag(checkpoint_id, name)` gave it to.
+
+        `untag(name, thread_id=thread_id)` takes it from whichever checkpoint of the thread has it. False if
+        there is nothing to take.
+        """
+        if name is None:
+            checkpoint_id, name = None, checkpoint_id
+        if name is None or (checkpoint_id is None and thread_id is None):
+            raise InvalidConfigError(
+                "which tag? untag(checkpoint_id, name), or untag(name, thread_id=thread_id)"
+            )
+        if checkpoint_id is not None:
+            key = await self._locate(checkpoint_id, thread_id)
+            thread_id = key.thread_id
+            if name not in (await self._tags(thread_id)).get(key, ()):
+                return False
         await self._core.store.open()
-        return await self._core.store.untag(thread_id, name)
+        return await self._core.store.untag(thread_name(thread_id), name)
 
     async def list_tags(self, thread_id: str) -> dict[str, str]:
         """Return a thread's tags: the id of the checkpoint by name."""
         await self._core.store.open()
-        return {tag.name: tag.key.checkpoint_id for tag in await self._core.store.tags(thread_id)}
+        tags = await self._core.store.tags(thread_name(thread_id))
+        return {tag.name: tag.key.checkpoint_id for tag in tags}
 
     async def get_tagged(self, name: str, thread_id: str) -> Snapshot:
         """Return the checkpoint of that name."""
@@ -315,13 +337,14 @@ class CheckpointEngine:
     # --- the tree ----------------------------------------------------------------------------------
 
     async def get_checkpoint_tree(
-        self, thread_id: str, limit: int | None = 1000, *, branches: bool = True, before: str | None = None
+        self, thread_id: str, limit: int | None = 1000, branches: bool = True, before: str | None = None
     ) -> CheckpointTree:
         """Return a thread's root checkpoints and how one came of another, with its branches or without.
 
         Of long threads it comes in pages of `limit` checkpoints, None for all; `before` is a page's
         `next_page`.
         """
+        thread_id = thread_name(thread_id)
         records = await self.list_branches(thread_id) if branches else []
         entries: list[Entry] = []
         tags: dict[CheckpointKey, list[str]] = {}
@@ -364,9 +387,10 @@ class CheckpointEngine:
         return await self._core.store.branches(thread_id)
 
     async def _locate(self, checkpoint_id: str, thread_id: str | None) -> CheckpointKey:
+        checkpoint_id = checkpoint_name(checkpoint_id)
         await self._core.store.open()
         if thread_id is not None:
-            key = CheckpointKey(str(thread_id), "", checkpoint_id)
+            key = CheckpointKey(thread_name(thread_id), "", checkpoint_id)
             entry = await self._travel.entry(key)
             if entry.row.key != key and not await self._leads_to(key):
                 raise _not_there(key)
@@ -396,7 +420,7 @@ class CheckpointEngine:
 
     async def _line(self, thread_id: str) -> list[Entry]:
         await self._core.store.open()
-        return await self._lines.to_head(thread_id)
+        return await self._lines.to_head(thread_name(thread_id))
 
     async def _tags(self, thread_id: str) -> dict[CheckpointKey, list[str]]:
         found: dict[CheckpointKey, list[str]] = {}
