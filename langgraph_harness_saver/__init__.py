@@ -23,6 +23,7 @@ from langgraph_harness_saver.errors import (
     UnsafeTypeError,
 )
 from langgraph_harness_saver.records import CheckpointRecord, HarnessMetadata
+from langgraph_harness_saver.retention import CheckpointGC, Retention
 from langgraph_harness_saver.serde import HarnessSerializer
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ __all__ = [
     "CheckpointBackend",
     "CheckpointDiff",
     "CheckpointEngine",
+    "CheckpointGC",
     "CheckpointNotFoundError",
     "CheckpointRecord",
     "CheckpointTree",
@@ -69,6 +71,7 @@ __all__ = [
     "MergeConflict",
     "MergeResult",
     "NotReplicatedError",
+    "Retention",
     "SchemaError",
     "SerializationError",
     "Snapshot",
