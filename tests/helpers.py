@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DOORS = ("sync", "async")
 REDIS_KINDS = ("redis", "redis-oldest", "valkey", "redis-cluster")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
 
 
@@ -160,6 +161,13 @@ def view_line(line: list[CheckpointTuple]) -> list[Any]:
         }
         for item in line
     ]
+
+
+def name_of(value: Any) -> str:
+    """Name a test's parameter alike in every process, which pytest-xdist asks for: no address, no order of hashes."""
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}({', '.join(sorted(map(repr, value)))})"
+    return ADDRESS.sub("", repr(value))
 
 
 def url_of_prefix(server: Any, prefix: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from helpers import name_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -220,7 +221,7 @@ EQUAL = [
 ]
 
 
-@pytest.mark.parametrize(("a", "b"), EQUAL, ids=repr)
+@pytest.mark.parametrize(("a", "b"), EQUAL, ids=name_of)
 def test_the_same(a: Any, b: Any):
     assert same(a, b)
     assert same([a], [b])
@@ -281,7 +282,7 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("before", "after", "expected"), DIFFERENT, ids=repr)
+@pytest.mark.parametrize(("before", "after", "expected"), DIFFERENT, ids=name_of)
 def test_what_differs(before: Any, after: Any, expected: list[str]):
     assert not same(before, after)
     assert brief(changes(before, after)) == expected

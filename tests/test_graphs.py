@@ -23,7 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pytest
-from helpers import Door, Labels, id_of, thread, view, view_stored
+from helpers import Door, Labels, id_of, name_of, thread, view, view_stored
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.channels import DeltaChannel, UntrackedValue
 from langgraph.checkpoint.memory import InMemorySaver
@@ -1015,7 +1015,7 @@ ANYTHING = [
 ]
 
 
-@pytest.mark.parametrize("value", ANYTHING, ids=repr)
+@pytest.mark.parametrize("value", ANYTHING, ids=name_of)
 def test_any_value_in_state_and_in_an_interrupt(value, door, place):
     saver = place.open()
     run = Run(saver, door, "sync")
