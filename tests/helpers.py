@@ -164,7 +164,7 @@ def view_line(line: list[CheckpointTuple]) -> list[Any]:
 
 
 def name_of(value: Any) -> str:
-    """Name a test's parameter alike in every process, which pytest-xdist asks for: no address, no order of hashes."""
+    """Name a parameter alike in every process, as pytest-xdist wants it: no addresses, no order of hashes."""
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}({', '.join(sorted(map(repr, value)))})"
     return ADDRESS.sub("", repr(value))
