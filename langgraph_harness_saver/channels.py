@@ -19,3 +19,8 @@ def is_routing(channel: str) -> bool:
 def is_rebuilt(channel: str) -> bool:
     """Tell whether a channel may be one that is put together from writes, as a `DeltaChannel` is."""
     return not is_routing(channel) and channel not in _NOTES
+
+
+def is_reserved(channel: str) -> bool:
+    """Tell whether a name means something to LangGraph itself, so that no state may use it."""
+    return is_routing(channel) or channel in _NOTES or channel.startswith("__pregel_")

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
@@ -119,7 +119,7 @@ with warnings.catch_warnings():
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise InvalidConfigError(_explain(error)) from error
+                raise InvalidConfigError(explained(error, CheckpointerConfig)) from error
             except SettingsError as error:
                 raise InvalidConfigError(
                     f"{error}; in an environment variable a list is written as JSON: "
@@ -289,19 +289,19 @@ def _let_passed_win(values: dict[str, Any]) -> None:
         values.setdefault("url", None)
 
 
-def _unknown(name: str) -> str:
-    options = list(CheckpointerConfig.model_fields)
-    near = get_close_matches(name, options, 1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"there is no option {name!r}; {guess}there are {', '.join(options)}"
-
-
-def _explain(error: ValidationError) -> str:
+def explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """Tell what is wrong with the values given to a model, and which options there are."""
     told = []
     for item in error.errors(include_url=False, include_input=False):
         name = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         told.append(f"{name}: {message}" if name else message)
         if item["type"] == "extra_forbidden":
-            told[-1] = _unknown(name)
+            told[-1] = _unknown(name, list(model.model_fields))
     return "; ".join(told)
+
+
+def _unknown(name: str, options: list[str]) -> str:
+    near = get_close_matches(name, options, 1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no option {name!r}; {guess}there are {', '.join(options)}"

@@ -94,25 +94,28 @@ class Core:
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         if again:
             return self._put_again(key, None, dump, done, head, keep_parent=True)
-        return self._put(key, parent, dump, base, done, head)
+        return self.put_dump(key, parent, dump, base, done, head)
 
     # Few coroutines stand between a caller and the store, and those hold little: hundreds may wait there.
-    async def _put(
+    async def put_dump(
         self,
         key: CheckpointKey,
         parent: CheckpointKey | None,
         dump: Dump,
         base: Image | None,
         done: T,
-        head: str | Unconditional | None,
+        head: str | Unconditional | None = ANY_HEAD,
+        *,
+        whole: bool = False,
     ) -> T:
+        """Store what `Codec.dump` took, as `put` does; `whole`: so that reading it takes no other row."""
         await self.store.open()
         parent_id = parent.checkpoint_id if parent else None
         if base is None and parent is not None:
             base = await self._image(parent)
         read_again = False
         while True:
-            row, parts, image = self.codec.encode(key, parent_id, dump, base)
+            row, parts, image = self.codec.encode(key, parent_id, dump, None if whole else base)
             needed = Base(base.key, base.rev) if base else None
             try:
                 result = await self.store.put(row, parts, base=needed, head=head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class HarnessError(Exception):
@@ -43,6 +43,23 @@ class UnsafeTypeError(SerializationError):
         super().__init__(message)
         self.module = module
         self.name = name
+
+
+class SnapshotTooLargeError(HarnessError, ValueError):
+    """A snapshot takes more than `SnapshotConfig.max_snapshot_size_mb`; nothing of it is stored.
+
+    `sizes` are the bytes by channel, largest first, `limit` is what all of them may take.
+    """
+
+    def __init__(self, thread_id: str, sizes: Mapping[str, int], limit: int) -> None:
+        self.sizes = dict(sorted(sizes.items(), key=lambda item: -item[1]))
+        self.limit = limit
+        told = ", ".join(f"{channel!r} {size:,}" for channel, size in self.sizes.items())
+        super().__init__(
+            f"a snapshot of thread {thread_id!r} takes {sum(sizes.values()):,} bytes, and "
+            f"max_snapshot_size_mb allows {limit:,}; by channel: {told}. Keep large values elsewhere and "
+            "their names in the state, or allow more"
+        )
 
 
 class StoreError(HarnessError):

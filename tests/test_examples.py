@@ -1,4 +1,4 @@
-"""The examples and the samples of docs/time-travel.md run, and show what they say."""
+"""The examples and the samples of docs run, and show what they say."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ import pytest
 from test_readme import ROOT
 
 EXAMPLES = ROOT / "examples" / "time_travel"
-SAMPLES = re.findall(
-    r"^```python\n(.*?)^```",
-    (ROOT / "docs" / "time-travel.md").read_text(encoding="utf-8"),
-    re.MULTILINE | re.DOTALL,
-)
 SAYS = {
     "explore_alternatives": ["train: 200", "fast-forward", "'price': 200", "merged", "(branch: car)"],
     "undo_a_tool_call": ["before: Done: deleted", "next is 'model'", "after: Done: archived"],
@@ -45,12 +40,15 @@ def test_examples_show_what_they_say(name, tmp_path):
         assert text in shown
 
 
-def test_samples_of_time_travel_print_what_they_promise(tmp_path):
+@pytest.mark.parametrize(("page", "count"), [("time-travel", 6), ("snapshots", 9)])
+def test_samples_of_docs_print_what_they_promise(page, count, tmp_path):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    samples = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     program = tmp_path / "samples.py"
-    program.write_text("\n".join(SAMPLES), encoding="utf-8")
+    program.write_text(samples, encoding="utf-8")
     shown = run(program, tmp_path)
-    promised = re.findall(r"^print\(.*\)\s+# (.+)$|^# (\[.+)$", "\n".join(SAMPLES), re.MULTILINE)
+    promised = re.findall(r"^print\(.*\)\s+# (.+)$|^# (.+)$", samples, re.MULTILINE)
     lines = iter(shown.splitlines())
-    assert len(promised) == 6
+    assert len(promised) == count
     for line in promised:
         assert "".join(line) in lines

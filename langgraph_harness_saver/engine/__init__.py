@@ -11,6 +11,7 @@ from langgraph_harness_saver.engine.engine import (
 )
 from langgraph_harness_saver.engine.merge import Conflict, MergeConflict, MergeResult
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
+from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, BranchExistsError, CheckpointNotFoundError
 from langgraph_harness_saver.rows import Branch
@@ -28,7 +29,9 @@ __all__ = [
     "MergeConflict",
     "MergeResult",
     "Snapshot",
+    "SnapshotConfig",
     "SnapshotMetadata",
+    "SnapshotTrigger",
     "SyncEngine",
     "TimeTravelResult",
     "TreeEdge",

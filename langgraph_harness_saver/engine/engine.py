@@ -22,6 +22,8 @@ from langgraph_harness_saver.engine.lines import Lines
 from langgraph_harness_saver.engine.merge import MergeResult, Strategy
 from langgraph_harness_saver.engine.merging import Merging
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
+from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig
+from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapshotMethods, snapshots_of
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeItem, build_tree
 from langgraph_harness_saver.engine.values import Values
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, CheckpointNotFoundError, InvalidConfigError
@@ -45,11 +47,12 @@ class TimeTravelResult:
     can_replay: bool
 
 
-class CheckpointEngine:
+class CheckpointEngine(SnapshotMethods):
     """Time travel, branches, merges, differences and tags over a `HarnessCheckpointer`.
 
     All methods are async; `engine.sync` has the same ones for sync callers. With `graph`, the compiled graph
     whose checkpoints these are, values of a `DeltaChannel` are resolved, and merges replay its reducers.
+    `config` says which snapshots are taken.
 
     Every method that names a checkpoint takes `thread_id` too. Without it, an id that several threads hold
     (a branch begins with its source's) raises `AmbiguousCheckpoint`; one that none holds,
@@ -57,14 +60,20 @@ class CheckpointEngine:
     has from before.
     """
 
-    def __init__(self, checkpointer: HarnessCheckpointer, graph: Any = None) -> None:
+    def __init__(
+        self, checkpointer: HarnessCheckpointer, graph: Any = None, config: SnapshotConfig | None = None
+    ) -> None:
         if not isinstance(checkpointer, HarnessCheckpointer):
             raise InvalidConfigError(
                 f"an engine stands on a HarnessCheckpointer, not on a {type(checkpointer).__name__}: "
                 'CheckpointEngine(HarnessCheckpointer.from_conn_string("sqlite:///checkpoints.db"))'
             )
+        if isinstance(graph, SnapshotConfig):
+            # Both orders come naturally, and the two are easily told apart.
+            graph, config = config, graph
         self.checkpointer = checkpointer
         self.graph = graph
+        self._snapshots = snapshots_of(checkpointer, graph, config)
 
     @property
     def sync(self) -> SyncEngine:
@@ -437,7 +446,7 @@ class CheckpointEngine:
         return Snapshot.of(await self._values.resolved(found), tags, live=live)
 
 
-class SyncEngine:
+class SyncEngine(SyncSnapshotMethods):
     """An engine's methods for sync callers: each waits for what the async one returns."""
 
     def __init__(self, engine: CheckpointEngine) -> None:
@@ -449,7 +458,8 @@ class SyncEngine:
             raise AttributeError(f"an engine has no method {name!r}")
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._engine.checkpointer.run_sync(method(*args, **kwargs))
+            found = method(*args, **kwargs)
+            return self._engine.checkpointer.run_sync(found) if inspect.iscoroutine(found) else found
 
         call.__name__, call.__doc__ = name, method.__doc__
         return call
@@ -464,6 +474,7 @@ async def create_checkpoint_engine(
     url: str | None = None,
     db_path: str | None = None,
     graph: Any = None,
+    config: SnapshotConfig | None = None,
     **options: Any,
 ) -> CheckpointEngine:
     """Make an engine with a saver of its own, set up.
@@ -473,6 +484,7 @@ async def create_checkpoint_engine(
         url: The store's URL.
         db_path: An SQLite file, instead of a URL.
         graph: See `CheckpointEngine`.
+        config: See `CheckpointEngine`.
         options: `CheckpointerConfig`'s other fields.
     """
     try:
@@ -486,7 +498,7 @@ async def create_checkpoint_engine(
         url = f"sqlite:///{db_path}"
     checkpointer = HarnessCheckpointer(CheckpointerConfig(backend=kind, url=url, **options))
     await checkpointer.asetup()
-    return CheckpointEngine(checkpointer, graph)
+    return CheckpointEngine(checkpointer, graph, config=config)
 
 
 def _version(stored: Stored, channel: str) -> Any:
@@ -526,6 +538,7 @@ def _metadata(item: TreeItem) -> SnapshotMetadata:
         summary=known.get("summary"),
         source=known.get("source"),
         run_id=known.get("run_id"),
+        trigger=known.get("trigger"),
     )
 
 

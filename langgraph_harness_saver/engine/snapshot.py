@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from langgraph_harness_saver.engine.routing import PendingInterrupt, interrupts,
 from langgraph_harness_saver.errors import SerializationError
 from langgraph_harness_saver.records import jsonable
 
-_MESSAGES = "messages"
+_MESSAGES, _TOOLS_RESULT = "messages", "tools_result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class SnapshotMetadata:
     source: str | None = None
     """`input`, `loop`, `update` or `fork`."""
     run_id: str | None = None
+    trigger: str | None = None
+    """What `CheckpointEngine.snapshot` took it for; None for a graph's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,16 @@ class Snapshot:
     """One checkpoint, decoded.
 
     `messages` is the channel of that name, where it holds messages; `state` is every other channel but those
-    which only say what runs next. `tools_result` is what tools answered to the last message that called any:
-    per answer tool_call_id, name, args, content and status. `next` names the nodes that run next, `next_node`
-    the first of them, or is empty.
+    which only say what runs next. `tools_result` is the channel of that name, as `CheckpointEngine.snapshot`
+    stores it, or else what tools answered to the last message that called any: per answer tool_call_id, name,
+    args, content and status. `next` names the nodes that run next, `next_node` the first of them, or is
+    empty.
     """
 
     metadata: SnapshotMetadata
     messages: list[BaseMessage] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
-    tools_result: list[dict[str, Any]] = field(default_factory=list)
+    tools_result: Any = field(default_factory=list)
     next: tuple[str, ...] = ()
     interrupts: tuple[PendingInterrupt, ...] = ()
 
@@ -85,11 +89,12 @@ class Snapshot:
             if not is_routing(channel)
         }
         messages: list[BaseMessage] = values.pop(_MESSAGES) if _are_messages(values.get(_MESSAGES)) else []
+        answers = values.pop(_TOOLS_RESULT) if _TOOLS_RESULT in values else _tools_result(messages)
         return cls(
             metadata=_metadata_of(found, tags),
             messages=messages,
             state=values,
-            tools_result=_tools_result(messages),
+            tools_result=answers,
             next=next_of(found, live=live) if next is None else tuple(next),
             interrupts=interrupts(found.pending_writes, live=live),
         )
@@ -125,7 +130,7 @@ class Snapshot:
                 metadata=SnapshotMetadata(**metadata),
                 messages=messages_from_dict(list(data["messages"])),
                 state=dict(data["state"]),
-                tools_result=list(data["tools_result"]),
+                tools_result=copy.copy(data["tools_result"]),
                 next=tuple(data["next"]) if "next" in data else _one(data["next_node"]),
                 interrupts=tuple(PendingInterrupt(**item) for item in data.get("interrupts", ())),
             )
@@ -156,6 +161,7 @@ def _metadata_of(found: CheckpointTuple, tags: Iterable[str]) -> SnapshotMetadat
         summary=text_of(known.get("summary")),
         source=known.get("source"),
         run_id=text_of(known.get("run_id")),
+        trigger=text_of(known.get("trigger")),
     )
 
 
