@@ -16,8 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     printing = commands.add_parser("ddl", help="print the SQL that makes the tables, for your own migrations")
     printing.add_argument("dialect", choices=["postgres"])
     printing.add_argument("--schema", default="public", help="where the tables are to live (public)")
+    printing.add_argument("--after", type=int, default=0, help="the last migration that was run (0)")
     options = parser.parse_args(arguments)
-    sys.stdout.write(ddl(options.schema))
+    sys.stdout.write(ddl(options.schema, options.after))
     return 0
 
 

@@ -91,6 +91,30 @@ class WriteRow(NamedTuple):
     parts: tuple[bytes, ...] = ()
 
 
+class EventRow(NamedTuple):
+    """Something that happened inside a step, at the root checkpoint that this ran from.
+
+    `event_id`, 16 bytes, tells it from the others of its checkpoint and orders them. `head` is what is shown
+    in a list, `body` what is read by who looks at one.
+    """
+
+    thread_id: str
+    checkpoint_id: str
+    event_id: bytes
+    head: bytes
+    body: bytes
+
+
+class Noted(NamedTuple):
+    """An event on its way to a store: `facts` are plain data, `dumped` what a codec made of its values."""
+
+    thread_id: str
+    checkpoint_id: str
+    event_id: bytes
+    facts: Sequence[Any]
+    dumped: tuple[str, bytes]
+
+
 class Base(NamedTuple):
     """A row that must still be there, with these contents, for a put to be valid."""
 
@@ -199,8 +223,9 @@ class Change:
 
     `deletes` removes rows together with their writes. `rows` are inserted or replaced. `writes` replaces
     all writes of the keys in it. Parts are added, then dropped. With `renews` it is a sign of life, like a
-    put. `drops` names a thread that ends: with its expiry, and writes whose checkpoints have never come.
-    `branches` says of threads whose branches they are now, None: nobody's. Tags go with what they name.
+    put. `drops` names a thread that ends: with its expiry, its events, and writes whose checkpoints have
+    never come. `branches` says of threads whose branches they are now, None: nobody's. Tags go with what they
+    name, events as `Store.add_events` says. An empty change does nothing.
     """
 
     rows: Sequence[CheckpointRow] = ()
@@ -211,6 +236,11 @@ class Change:
     renews: bool = False
     drops: str | None = None
     branches: Mapping[str, Branch | None] = field(default_factory=dict)
+    events: Sequence[EventRow] = ()
+
+    def hides(self) -> set[CheckpointKey]:
+        """Return the checkpoints that are not live afterwards, whether they were or not."""
+        return {*self.deletes, *(row.key for row in self.rows if row.kind != Kind.LIVE)}
 
 
 class PutResult(IntEnum):

@@ -29,7 +29,9 @@ from servers import (  # noqa: F401
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
 
-pytest.register_assert_rewrite("langgraph_harness_saver.testing", "langgraph_harness_saver.testing_families")
+pytest.register_assert_rewrite(
+    *(f"langgraph_harness_saver.testing{kind}" for kind in ("", "_events", "_families"))
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

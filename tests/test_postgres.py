@@ -52,7 +52,8 @@ from langgraph_harness_saver import (
     StoreUnavailableError,
 )
 from langgraph_harness_saver.errors import HeadMovedError, SchemaError
-from langgraph_harness_saver.rows import Change, CheckpointKey, Family
+from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family
+from langgraph_harness_saver.stores.sql import migration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -853,13 +854,31 @@ def test_wrong_urls_are_typed_errors_soon(postgres_server: Any) -> None:
         assert seconds < 5, url
 
 
+def test_a_schema_of_an_older_version_is_brought_up_to_date(postgres_server: Any, url: str) -> None:
+    schema = schema_of(url)
+    postgres_server.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    postgres_server.execute(f"CREATE SCHEMA {schema}")
+    postgres_server.execute(migration(1, schema))
+    saver = connect(url, create_schema=False)
+    with pytest.raises(SchemaError, match=r"migrations \[2.*--after 1"):
+        saver.setup()
+    saver.close()
+    with connect(url) as first, connect(url) as second:
+        succeed([first.setup, second.setup])
+        put_many(first, "t", 0, 3)
+        check_thread(second, "t", 3)
+        first.run_sync(first.backend.add_events([EventRow("t", "0", b"e" * 16, b"", b"")]))
+        first.delete_thread("t")
+    assert postgres_server.execute(f"SELECT count(*) FROM {schema}.harness_event") == [(0,)]
+
+
 def test_newer_minor_works_and_newer_major_is_refused(postgres_server: Any, url: str) -> None:
     schema = schema_of(url)
     with connect(url) as older, connect(url) as newer:
         put_many(older, "t", 0, 3)
         put_many(newer, "u", 0, 3)
         # While they are at work, and their connections hold plans.
-        postgres_server.execute(f"INSERT INTO {schema}.harness_schema VALUES (2, 1, 1)")
+        postgres_server.execute(f"INSERT INTO {schema}.harness_schema VALUES (99, 1, 99)")
         for table in ("checkpoint", "write", "part", "thread"):
             postgres_server.execute(f"ALTER TABLE {schema}.harness_{table} ADD COLUMN extra text")
         for saver in (older, newer):
@@ -870,7 +889,7 @@ def test_newer_minor_works_and_newer_major_is_refused(postgres_server: Any, url:
         check_thread(saver, "t", 8)
         saver.copy_thread("t", "v")
         saver.prune(["t"])
-    postgres_server.execute(f"INSERT INTO {schema}.harness_schema VALUES (3, 2, 0)")
+    postgres_server.execute(f"INSERT INTO {schema}.harness_schema VALUES (100, 2, 0)")
     saver = connect(url)
     with pytest.raises(SchemaError, match=r"version 2.*upgrade"):
         saver.setup()

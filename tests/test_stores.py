@@ -14,12 +14,15 @@ from helpers import REDIS_KINDS, url_of_prefix
 
 from langgraph_harness_saver.bridge import Bridge, step
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
-from langgraph_harness_saver.rows import Change, Family, Query
+from langgraph_harness_saver.ids import id_key
+from langgraph_harness_saver.rows import Change, EventRow, Family, Query
 from langgraph_harness_saver.stores.memory import MemoryStore
 from langgraph_harness_saver.stores.postgres import PostgresStore
 from langgraph_harness_saver.stores.redis import RedisStore
+from langgraph_harness_saver.stores.sql import migrations
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
+from langgraph_harness_saver.testing_events import EventContract
 from langgraph_harness_saver.testing_families import FamilyContract
 
 if TYPE_CHECKING:
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
     from langgraph_harness_saver.stores.base import Store
 
-TABLES = tuple(f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag"))
+TABLES = tuple(
+    f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag", "event")
+)
 
 
 def count_memory(store: Any) -> int:
@@ -35,6 +40,7 @@ def count_memory(store: Any) -> int:
     rows = sum(len(line.rows) + len(line.ids) + len(line.live) for t in threads for line in t.lines.values())
     writes = sum(len(writes) for thread in threads for writes in thread.writes.values())
     held = sum(len(thread.lines) + len(thread.writes) + len(thread.tags) for thread in threads)
+    held += sum(1 + len(events) for thread in threads for events in thread.events.values())
     parts = sum(len(parts) for parts in store._parts.values())
     return len(threads) + rows + writes + held + parts + len(store._branches)
 
@@ -83,7 +89,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-class TestPostgres(StoreContract, FamilyContract):
+class TestPostgres(StoreContract, FamilyContract, EventContract):
     @pytest.fixture(params=["postgres", "postgres-oldest"])
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.server_of(request.param, request)
@@ -106,7 +112,7 @@ class TestPostgres(StoreContract, FamilyContract):
         return PostgresStore(self.url)
 
 
-class TestRedis(StoreContract, FamilyContract):
+class TestRedis(StoreContract, FamilyContract, EventContract):
     @pytest.fixture(params=REDIS_KINDS)
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.redis_of(request.param, request)
@@ -128,7 +134,7 @@ class TestRedis(StoreContract, FamilyContract):
         return RedisStore(self.url)
 
 
-class TestStores(StoreContract, FamilyContract):
+class TestStores(StoreContract, FamilyContract, EventContract):
     @pytest.fixture
     def store(self, kind: str, tmp_path: Path) -> Iterator[Store]:
         self.kind = kind
@@ -243,6 +249,30 @@ def test_a_newer_schema_is_left_alone(path):
     step(newer.close())
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM harness_checkpoint").fetchone() == (1,)
+
+
+def test_a_file_of_an_older_version_is_brought_up_to_date(path):
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in filter(str.strip, migrations("sqlite")[0][1].split(";\n")):
+            connection.execute(statement)
+        connection.execute("INSERT INTO harness_thread VALUES (1, x'74', NULL, NULL)")
+        values = (id_key("1"), 7, b"")
+        connection.execute(
+            "INSERT INTO harness_checkpoint VALUES (1, 1, x'', ?1, 0, NULL, NULL, ?2, NULL, NULL, ?3, ?3)",
+            values,
+        )
+        connection.commit()
+    first, second = SQLiteStore(path), SQLiteStore(path)
+    step(first.add_events([EventRow("t", "1", b"e" * 16, b"", b"")]))
+    assert [event.checkpoint_id for event in step(second.events("t"))] == ["1"]
+    assert step(_ids(second)) == ["1"]
+    assert step(second.delete_thread("t")) == 1
+    assert count_file(first) == 0
+    for store in (first, second):
+        step(store.close())
+    with closing(sqlite3.connect(path)) as connection:
+        last = len(migrations("sqlite")) - 1
+        assert connection.execute("SELECT major, minor FROM harness_schema").fetchall() == [(1, last)]
 
 
 def test_a_newer_minor_schema_is_used(path):

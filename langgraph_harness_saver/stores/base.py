@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Literal
 
 from langgraph_harness_saver.rows import (
@@ -14,6 +14,7 @@ from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
+    EventRow,
     Family,
     Graft,
     Page,
@@ -180,6 +181,34 @@ class Store(ABC):
     @abstractmethod
     async def tags(self, thread_id: str) -> Sequence[Tag]:
         """Return a thread's tags, by name."""
+
+    @abstractmethod
+    async def add_events(self, events: Sequence[EventRow]) -> None:
+        """Store events, those of one thread all or none; one that is there already stays as it is.
+
+        It is a sign of life of their threads, like a put. Their checkpoints need not be there. An event goes
+        with its checkpoint, when that is deleted or only kept hidden; one whose checkpoint was never stored
+        goes with the next live root checkpoint by id; all go with their thread, which ends when a change
+        leaves it neither checkpoints nor writes.
+        """
+
+    @abstractmethod
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        after: EventRow | None = None,
+        size: int = 200,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> Sequence[EventRow]:
+        """Return the next `size` events of a thread, by checkpoint_id and then event_id.
+
+        Of some checkpoints only, where `checkpoint_ids` names them. `after` is the last of the page before.
+        With `bare` bodies are left out, they are empty then; with `expired` a thread that has expired is
+        read all the same.
+        """
 
     @abstractmethod
     async def entangled(self) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -18,9 +18,11 @@ from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import (
     Base,
     Branch,
+    Change,
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Family,
     Graft,
     Kind,
@@ -79,6 +81,7 @@ class _Thread:
     lines: dict[str, _Line] = field(default_factory=dict)
     writes: dict[tuple[str, str], _Writes] = field(default_factory=dict)
     tags: dict[str, CheckpointKey] = field(default_factory=dict)
+    events: dict[str, dict[bytes, EventRow]] = field(default_factory=dict)
     expires_at: float | None = None
 
     def rows(self) -> Iterator[CheckpointRow]:
@@ -106,6 +109,18 @@ class _Thread:
     def head(self, checkpoint_ns: str) -> str | None:
         line = self.lines.get(checkpoint_ns)
         return line.live[-1] if line and line.live else None
+
+    def add_event(self, event: EventRow) -> None:
+        self.events.setdefault(event.checkpoint_id, {}).setdefault(event.event_id, event)
+
+    def drop_events(self, gone: Collection[str]) -> None:
+        """Drop what goes with root checkpoints that are live no longer; see `Store.add_events`."""
+        line = self.lines.get("")
+        roots = sorted({*gone, *(line.live if line else ())})
+        for checkpoint_id in list(self.events):
+            at = bisect_left(roots, checkpoint_id)
+            if at < len(roots) and roots[at] in gone:
+                del self.events[checkpoint_id]
 
     @property
     def live(self) -> int:
@@ -261,6 +276,33 @@ class MemoryStore(Store, Forkable):
             thread = self._thread(thread_id)
             return [Tag(name, key) for name, key in sorted(thread.tags.items())] if thread else []
 
+    async def add_events(self, events: Sequence[EventRow]) -> None:
+        with self._lock:
+            threads = {event.thread_id: self._entered(event.thread_id) for event in events}
+            for event in events:
+                threads[event.thread_id].add_event(event)
+            for thread_id, thread in threads.items():
+                self._touch(thread_id, thread)
+
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        after: EventRow | None = None,
+        size: int = 200,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> Sequence[EventRow]:
+        with self._lock:
+            thread = self._threads.get(thread_id) if expired else self._thread(thread_id)
+            known = thread.events if thread else {}
+            wanted = known.keys() if checkpoint_ids is None else known.keys() & set(checkpoint_ids)
+            found = sorted(event for checkpoint_id in wanted for event in known[checkpoint_id].values())
+            start = 0 if after is None else bisect_right(found, after[1:3], key=lambda event: event[1:3])
+            page = found[start : start + size]
+            return [event._replace(body=b"") for event in page] if bare else page
+
     async def get(
         self,
         thread_id: str,
@@ -304,8 +346,11 @@ class MemoryStore(Store, Forkable):
             if not self._records(thread_id):
                 self._entered(thread_id)
             change = plan(self._family(thread_id))
+            if change == Change():
+                return
             family = self._family_of(thread_id)
             threads = {name: self._held(name) for name in {thread_id, *self._members(thread_id)}}
+            gone = {key for key in change.hides() if threads[key.thread_id].is_live(key)}
             for key in change.deletes:
                 thread = threads[key.thread_id]
                 if key.checkpoint_ns in thread.lines:
@@ -326,7 +371,11 @@ class MemoryStore(Store, Forkable):
                 ended = threads[change.drops]
                 ended.expires_at = None
                 ended.writes = {place: some for place, some in ended.writes.items() if ended.has(place)}
+                ended.events = {}
+            for event in change.events:
+                threads[event.thread_id].add_event(event)
             for name, thread in threads.items():
+                thread.drop_events({key.checkpoint_id for key in gone if key[:2] == (name, "")})
                 self._tidy(name, thread, renews=change.renews and name == thread_id)
             for name, branch in change.branches.items():
                 if branch is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
@@ -27,6 +27,7 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Family,
     Graft,
     Page,
@@ -44,10 +45,12 @@ from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.postgres_pool import Pool, Statements
 from langgraph_harness_saver.stores.postgres_rows import (
+    EVENT_COLUMNS,
     WRITE_COLUMNS,
     branch_of,
     branch_values,
     columns,
+    event_values,
     graft_values,
     key_values,
     page_of,
@@ -225,6 +228,14 @@ class PostgresStore(Store):
         if writes:
             await self._submit(key.thread_id, payload, size)
 
+    async def add_events(self, events: Sequence[EventRow]) -> None:
+        await self.open()
+        values = columns([event_values(event) for event in events], EVENT_COLUMNS)
+        try:
+            await self._fetch("add_events", self.clock(), self.ttl_seconds, *values)
+        except StoreError as error:
+            _raise(error, events[0].thread_id)
+
     async def _submit(self, thread_id: str, payload: _Put | _Writes, size: int) -> Any:
         if self._closed or not self._opening.is_done:
             await self.open()
@@ -399,6 +410,24 @@ class PostgresStore(Store):
         rows = await statements.fetch(self._sql("parts"), keys, list(wanted))
         parts.loaded.update((row["part_id"], row["data"]) for row in rows)
 
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        after: EventRow | None = None,
+        size: int = 200,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> Sequence[EventRow]:
+        await self.open()
+        ids = None if checkpoint_ids is None else [id_key(checkpoint_id) for checkpoint_id in checkpoint_ids]
+        since = (b"", b"") if after is None else (id_key(after.checkpoint_id), after.event_id)
+        rows = await self._fetch(
+            "events", self.clock(), thread_key(thread_id), ids, *since, size, bare, expired
+        )
+        return [EventRow(thread_id, id_of_key(row[0]), *row[1:]) for row in map(tuple, rows)]
+
     async def branches(self, thread_id: str) -> Sequence[Branch]:
         await self.open()
         return await self._pool.run(lambda statements: self._records(statements, thread_id))
@@ -465,7 +494,8 @@ class PostgresStore(Store):
                     family = await self._locked_family(statements, thread_id)
                     load = partial(self._load_parts, statements, family.keys)
                     change = await run_plan(plan, family, load)
-                    await self._apply(statements, thread_id, family, change)
+                    if change != Change():
+                        await self._apply(statements, thread_id, family, change)
 
         for _ in range(REVISIONS):
             try:
@@ -500,7 +530,8 @@ class PostgresStore(Store):
         if change.drop_parts:
             await statements.fetch(self._sql("drop_parts"), family.keys, list(change.drop_parts))
         if change.drops is not None:
-            await statements.fetch(self._sql("no_expiry"), thread_key(change.drops))
+            for name in ("no_expiry", "drop_events"):
+                await statements.fetch(self._sql(name), thread_key(change.drops))
         await self._tidy(statements, thread_id, family, change)
 
     async def _record(self, statements: Statements, family: _Read, change: Change) -> None:
@@ -536,12 +567,16 @@ class PostgresStore(Store):
         return done
 
     async def _add(self, statements: Statements, thread: str, change: Change) -> None:
-        """Add writes and parts."""
+        """Add writes, parts and events."""
         writes = [write_values(key, write) for key, some in change.writes.items() for write in some]
         await self._in_pieces(statements, "add_writes", writes)
         for piece in _pieces([part_values(part) for part in change.parts]):
             values = _write_columns([_Writes(thread, (), piece)])
             await statements.fetch(self._sql("put_writes"), self.clock(), None, *values)
+        for piece in _pieces([event_values(event) for event in change.events]):
+            await statements.fetch(
+                self._sql("add_events"), self.clock(), None, *columns(piece, EVENT_COLUMNS)
+            )
 
     async def delete_thread(self, thread_id: str) -> int:
         await self.open()

@@ -17,6 +17,7 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Graft,
     Kind,
     Page,
@@ -34,6 +35,7 @@ ROW, SUPPORT, WRITE, PART = range(4)
 ROW_COLUMNS = 13
 """How many of `harness_put`'s columns are the row's own."""
 WRITE_COLUMNS = 8
+EVENT_COLUMNS = 5
 
 
 def is_uuid(thread_id: str) -> bool:
@@ -173,6 +175,12 @@ def graft_values(graft: Graft, heads: Sequence[tuple[tuple[str, str], str | None
         *columns(writes, WRITE_COLUMNS),
         *((None,) * 9 if graft.branch is None else branch_values(graft.branch)),
     ]
+
+
+def event_values(event: EventRow) -> tuple[Any, ...]:
+    """Return what `harness_add_events` takes of one event."""
+    place = (thread_key(event.thread_id), id_key(event.checkpoint_id), bytes(memoryview(event.event_id)))
+    return (*place, bytes(memoryview(event.head)), bytes(memoryview(event.body)))
 
 
 def part_values(part: PartRow) -> tuple[bytes, bytes]:

@@ -14,7 +14,9 @@ _NAME_BYTES = 63
 # Read here, as reading files would hold up an event loop.
 _QUERIES = queries("postgres")
 _MIGRATIONS = migrations("postgres")
-_TABLES = tuple(f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag"))
+_TABLES = tuple(
+    f"harness_{name}" for name in ("thread", "checkpoint", "write", "part", "branch", "tag", "event")
+)
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('langgraph_harness_saver', 0))"
 _LACKING = """
 SELECT format('%s on %s', p, t) FROM unnest($2::text[]) AS t, unnest($3::text[]) AS p
@@ -47,7 +49,7 @@ class Schema:
                 raise SchemaError(
                     f"the tables of langgraph-harness-saver are missing in schema {name or self._name!r} "
                     f"(migrations {missing}), and create_schema is False: have its owner run what `python -m "
-                    "langgraph_harness_saver ddl postgres --schema NAME` prints"
+                    f"langgraph_harness_saver ddl postgres --schema NAME --after {missing[0] - 1}` prints"
                 )
             name, done = await self._migrate(statements, missing[0])
         assert name is not None

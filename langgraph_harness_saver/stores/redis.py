@@ -28,6 +28,7 @@ from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
+    EventRow,
     Family,
     Graft,
     Kind,
@@ -49,6 +50,8 @@ from langgraph_harness_saver.stores.redis_index import Index, Named
 from langgraph_harness_saver.stores.redis_rows import (
     SHARDS,
     Home,
+    event_form,
+    event_ranges,
     grouped_writes,
     id_form,
     line_of,
@@ -56,6 +59,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     pack,
     page_of,
     place_of,
+    read_event,
     read_expired,
     read_facts,
     read_id,
@@ -82,6 +86,8 @@ MAJOR, MINOR = 1, 0
 """The version of the form in which rows are stored. A release works with every newer minor one."""
 LOCKED, EXPIRED, ENTANGLED, FENCED, LEASED = -1, -2, -3, 8, 16
 """What writing scripts return, or add, as in `common.lua`."""
+PARTS_KEY = 5
+"""Which of a family's keys is the hash of parts."""
 LOAD_ROWS, LOAD_BYTES = 1000, 8 << 20
 """How much of a family is read at a time."""
 REVISIONS = 100
@@ -314,6 +320,32 @@ class RedisStore(Store):
 
         await self._submit_home(key.thread_id, job)
 
+    async def add_events(self, events: Sequence[EventRow]) -> None:
+        await self.open()
+        by_thread: dict[str, list[EventRow]] = {}
+        for event in events:
+            by_thread.setdefault(event.thread_id, []).append(event)
+        # Each thread is in a slot of its own; what is sent together leaves together.
+        done = await asyncio.gather(
+            *(self._add_events(thread_id, some) for thread_id, some in by_thread.items()),
+            return_exceptions=True,
+        )
+        for error in done:
+            if error is not None:
+                raise error
+
+    async def _add_events(self, thread_id: str, events: Sequence[EventRow]) -> None:
+        stamp = self._new_stamp()
+
+        def job(home: Home) -> _Job:
+            arguments = [*self._times(), stamp, thread_form(home.family, thread_id)]
+            for event in events:
+                arguments += event_form(home.family, event)
+            adding = call(SCRIPTS["add_events"], home.spot, arguments)
+            return _Job(thread_id, home, adding, renewed=(thread_id,))
+
+        await self._submit_home(thread_id, job)
+
     async def _submit_home(self, thread_id: str, job: Callable[[Home], _Job]) -> Any:
         """Return the reply to a call on a thread, from where it lives."""
         reply = await self._submit(job(self._homes.of(thread_id)))
@@ -529,6 +561,28 @@ class RedisStore(Store):
         await self.open()
         return await self._scanner.scan(query, size)
 
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        after: EventRow | None = None,
+        size: int = 200,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> Sequence[EventRow]:
+        await self.open()
+        # Nothing has expired at the beginning of time.
+        now = b"-1" if expired else self._times()[0]
+
+        def make(home: Home) -> Command:
+            bounds = event_ranges(home.family, thread_id, checkpoint_ids, after)
+            arguments = (now, thread_form(home.family, thread_id), b"%d" % size, b"%d" % bare, *bounds)
+            return call(SCRIPTS["events"], home.spot, arguments)
+
+        home, members = await self._homes.look_once(thread_id, make, ())
+        return [read_event(member, home.family) for member in members]
+
     async def _ask(self, commands: Sequence[Command]) -> list[Reply]:
         """Return the replies to commands that may be repeated."""
 
@@ -563,7 +617,7 @@ class RedisStore(Store):
     async def _read_once(self, thread_id: str, trail: Trail, now: float) -> _Read | None:
         """Read a family in pieces; return None if it is elsewhere, or somebody has changed it meanwhile."""
         home = self._homes.of(thread_id)
-        meta, live, rest, _, writes, _ = home.spot.keys
+        meta, live, rest, _, writes, *_ = home.spot.keys
         found: dict[bytes, list[bytes]] = {live: [], rest: [], writes: []}
         sizes: Sequence[Any] = ()
         unread = list(found)
@@ -609,7 +663,7 @@ class RedisStore(Store):
     async def _load_parts(self, home: Home, parts: LazyParts, wanted: Sequence[bytes]) -> None:
         for start in range(0, len(wanted), LOAD_ROWS):
             some = wanted[start : start + LOAD_ROWS]
-            [found] = await self._ask([command(home.spot, b"HMGET", home.spot.keys[-1], *some)])
+            [found] = await self._ask([command(home.spot, b"HMGET", home.spot.keys[PARTS_KEY], *some)])
             # One that has gone meanwhile: the revision is begun anew.
             parts.loaded.update(
                 (p, b"" if data is None else data) for p, data in zip(some, found, strict=True)
@@ -659,6 +713,7 @@ class RedisStore(Store):
             *_counted([m for place, some in writes.items() for m in members_of_writes(place, some)]),
             *_counted_pairs(change.parts),
             *_counted(list(change.drop_parts)),
+            *_counted_pairs([event_form(home.family, event) for event in change.events]),
             *_counted_pairs(records.items()),
         ]
         applying = call(SCRIPTS["apply"], home.spot, arguments)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from binascii import crc_hqx
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Kind,
     Page,
     Span,
@@ -117,7 +118,7 @@ class Home(NamedTuple):
 
     family: str
     spot: Spot
-    """META, LIVE, REST, SPACES, WRITES and PARTS, as `common.lua` explains them."""
+    """META, LIVE, REST, SPACES, WRITES, PARTS and EVENTS, as `common.lua` explains them."""
     shard: int
     """Which of the indexes names the thread."""
 
@@ -141,7 +142,7 @@ def home_of(prefix: str, thread_id: str) -> Home:
         # No plain id begins so.
         tag = "~" + blake2b(encode(thread_id), digest_size=16, person=b"family").hexdigest()
     shard = blake2b(tag.encode(), digest_size=1, person=b"shard").digest()[0] % SHARDS
-    return Home(thread_id, _spot(prefix, tag, "mcxswp"), shard)
+    return Home(thread_id, _spot(prefix, tag, "mcxswpe"), shard)
 
 
 def home_within(prefix: str, family: str, thread_id: str) -> Home:
@@ -341,6 +342,39 @@ def grouped_writes(members: Sequence[bytes], family: str) -> dict[CheckpointKey,
         key, at = read_place(member, family)
         found.setdefault(key, []).append(read_write(member, at))
     return found
+
+
+def event_form(family: str, event: EventRow) -> tuple[bytes, bytes]:
+    """Return an event's place with its id, and what stands there."""
+    place = place_of(family, CheckpointKey(event.thread_id, "", event.checkpoint_id))
+    return place + event.event_id + b"\x00", _LENGTH.pack(len(event.head)) + event.head + event.body
+
+
+def read_event(member: bytes, family: str) -> EventRow:
+    """Return the event that a member of EVENTS is, or the beginning of one."""
+    key, at = read_place(member, family)
+    head_at = at + 21
+    body_at = head_at + _LENGTH.unpack_from(member, at + 17)[0]
+    event_id, head = member[at : at + 16], member[head_at:body_at]
+    return EventRow(key.thread_id, key.checkpoint_id, event_id, head, member[body_at:])
+
+
+def event_ranges(
+    family: str, thread_id: str, checkpoint_ids: Collection[str] | None, after: EventRow | None
+) -> list[bytes]:
+    """Return bounds in EVENTS, lower and upper in turn, of what comes after an event, in order."""
+    line = line_of(family, thread_id, "")
+    last_seen = None if after is None else event_form(family, after)[0]
+    prefixes = (
+        [line] if checkpoint_ids is None else sorted(line + id_form(one) for one in set(checkpoint_ids))
+    )
+    bounds = []
+    for prefix in prefixes:
+        if last_seen is None or prefix > last_seen:
+            bounds += [b"[" + prefix, b"(" + past(prefix)]
+        elif past(prefix) > last_seen:
+            bounds += [b"[" + past(last_seen), b"(" + past(prefix)]
+    return bounds
 
 
 def record_form(branch: Branch) -> tuple[bytes, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
 
@@ -16,6 +16,7 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Family,
     Graft,
     Kind,
@@ -35,11 +36,13 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     STUB,
     Parts,
     add_branch,
+    add_events,
     add_parts,
     add_writes,
     branches_of,
     check_head,
     drop_writes,
+    events_of,
     find,
     key_of,
     place_or_stub,
@@ -235,6 +238,8 @@ class SQLiteStore(Store):
             if expired and (there is None or self._thread(connection, thread_id) is not None):
                 return
             change = plan(self._family(connection, thread_id))
+            if change == Change():
+                return
             threads = self._members(connection, thread_id)
             if threads[thread_id] is None and not change.rows and not change.writes:
                 return
@@ -262,6 +267,7 @@ class SQLiteStore(Store):
         connection.executemany(SQL["drop_part"], [(thread, part_id) for part_id in change.drop_parts])
         if change.drops is not None:
             self._end(connection, threads[change.drops])
+        add_events(connection, thread, change.events)
         for name, branch in change.branches.items():
             connection.execute(SQL["drop_branch"], (encode(name),))
             if branch is not None:
@@ -273,6 +279,7 @@ class SQLiteStore(Store):
     @staticmethod
     def _end(connection: sqlite3.Connection, thread: int | None) -> None:
         connection.execute(SQL["no_expiry"], (thread,))
+        connection.execute(SQL["drop_events"], (thread,))
         for place in connection.execute(SQL["early_writes"], (thread,)).fetchall():
             drop_writes(connection, place[0])
             connection.execute(SQL["drop_checkpoint"], place)
@@ -375,6 +382,31 @@ class SQLiteStore(Store):
                 Tag(decode(name), CheckpointKey(thread_id, decode(ns), id_of_key(id_)))
                 for name, ns, id_ in found
             ]
+
+        return await self._file.read(work)
+
+    async def add_events(self, events: Sequence[EventRow]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for thread_id in {event.thread_id: None for event in events}:
+                thread = self._enter(connection, thread_id, self._thread(connection, thread_id))
+                add_events(connection, thread, [event for event in events if event.thread_id == thread_id])
+
+        await self._file.write(work)
+
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        after: EventRow | None = None,
+        size: int = 200,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> Sequence[EventRow]:
+        def work(connection: sqlite3.Connection) -> Sequence[EventRow]:
+            thread = self._thread(connection, thread_id, expired=expired)
+            found = events_of(connection, thread, checkpoint_ids, after, size, bare=bare)
+            return [EventRow(thread_id, *event) for event in found]
 
         return await self._file.read(work)
 

@@ -32,6 +32,8 @@ CACHE_KIB = 8192
 WAL_BYTES = 1 << 22
 
 SQL = queries("sqlite")
+_MIGRATIONS = migrations("sqlite")
+"""Each leads to the next minor version, the first to 0; a release works with every newer one."""
 
 
 class SQLiteFile(Forkable):
@@ -131,11 +133,13 @@ class SQLiteFile(Forkable):
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        if self._has_schema(connection):
+        done = self._migrated(connection)
+        if done >= len(_MIGRATIONS):
             return
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        self._use_wal(connection)
+        if not done:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._use_wal(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._migrate(connection)
@@ -159,14 +163,15 @@ class SQLiteFile(Forkable):
                 return
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if not self._has_schema(connection):
-            for _, text in migrations("sqlite"):
-                for statement in filter(str.strip, text.split(";\n")):
-                    connection.execute(statement)
+        # Another process may have come first.
+        for _, text in _MIGRATIONS[self._migrated(connection) :]:
+            for statement in filter(str.strip, text.split(";\n")):
+                connection.execute(statement)
 
-    def _has_schema(self, connection: sqlite3.Connection) -> bool:
+    def _migrated(self, connection: sqlite3.Connection) -> int:
+        """Return how many migrations the file has had."""
         if connection.execute(SQL["has_schema"]).fetchone() is None:
-            return False
+            return 0
         versions = connection.execute(SQL["schema"]).fetchall()
         if len(versions) != 1:
             raise SchemaError(
@@ -179,7 +184,7 @@ class SQLiteFile(Forkable):
             raise SchemaError(
                 f"{self.path} has schema version {versions[0][0]}, and this one knows {SCHEMA_MAJOR}: {why}"
             )
-        return True
+        return int(versions[0][1]) + 1
 
     async def close(self) -> None:
         """Commit what is queued and close every connection."""

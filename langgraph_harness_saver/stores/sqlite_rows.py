@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ormsgpack
 
 from langgraph_harness_saver.errors import HeadMovedError
 from langgraph_harness_saver.ids import id_key, id_of_key
-from langgraph_harness_saver.rows import Branch, CheckpointKey, CheckpointRow, Kind, PartRow, Span, WriteRow
+from langgraph_harness_saver.rows import (
+    Branch,
+    CheckpointKey,
+    CheckpointRow,
+    EventRow,
+    Kind,
+    PartRow,
+    Span,
+    WriteRow,
+)
 from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 from langgraph_harness_saver.stores.sqlite_file import SQL
 
@@ -158,6 +167,39 @@ def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ..
         WriteRow(id_of_key(task_id), decode(path or b""), call, body, split_parts(parts))
         for task_id, path, call, body, parts in connection.execute(SQL["writes"], places)
     )
+
+
+def add_events(connection: sqlite3.Connection, thread: int, events: Sequence[EventRow]) -> None:
+    """Add events that are not there yet."""
+    connection.executemany(
+        SQL["add_event"],
+        [(thread, id_key(event.checkpoint_id), event.event_id, event.head, event.body) for event in events],
+    )
+
+
+def events_of(
+    connection: sqlite3.Connection,
+    thread: int | None,
+    checkpoint_ids: Collection[str] | None,
+    after: EventRow | None,
+    size: int,
+    *,
+    bare: bool,
+) -> list[tuple[str, bytes, bytes, bytes]]:
+    """Return the next events of a thread, of some of its checkpoints or all: id, event_id, head, body."""
+    first = id_key(after.checkpoint_id) if after else b""
+    last_seen = after.event_id if after else b""
+    values: dict[str, Any] = {"thread": thread, "bare": bare, "after_id": first, "after_event": last_seen}
+    if checkpoint_ids is None:
+        found = connection.execute(SQL["events"], {**values, "limit": size}).fetchall()
+    else:
+        found = []
+        for key in sorted(key for key in map(id_key, set(checkpoint_ids)) if key >= first):
+            if len(found) == size:
+                break
+            values.update(id=key, after_event=last_seen if key == first else b"", limit=size - len(found))
+            found += connection.execute(SQL["events_of"], values)
+    return [(id_of_key(checkpoint_id), *rest) for checkpoint_id, *rest in found]
 
 
 def _pack_reach(row: CheckpointRow) -> bytes | None:

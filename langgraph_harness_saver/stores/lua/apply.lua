@@ -1,8 +1,8 @@
 -- Applies a revision, if the family is still as it was read. ARGV: now, ttl, expires, stamp, thread, the stamp that was
 -- read, whether this is a sign of life, whether the thread is to have expired, which thread ends or '', then the following,
 -- each after how many of its items there are: places of rows to delete; places and rows; places whose writes are replaced;
--- members of WRITES; ids and bytes of parts; ids of parts to drop; threads, and their records as branches or ''. Returns 1 if
--- it has been done, 0 if the family is another, or one of those in common.lua.
+-- members of WRITES; ids and bytes of parts; ids of parts to drop; places with ids of events, and the events; threads, and
+-- their records as branches or ''. Returns 1 if it has been done, 0 if the family is another, or one of those in common.lua.
 local now, ttl, expires, stamp, thread, read_stamp, renews, if_expired, ends = unpack(ARGV, 1, 9)
 local meta = call('HMGET', META, 'e' .. thread, 'f', 'n', whereabouts(thread), 'v')
 local expiry, fenced, there = meta[1], meta[2] and tonumber(meta[2]) > milliseconds(), meta[5] or ''
@@ -34,18 +34,31 @@ if ARGV[at] == '0' then
   -- Where memory is short, what only adds is refused here. What deletes isn't: in the end it takes less.
   call('HSET', META, 'v', stamp)
 end
+local gone, bereft = {}, {}
+local function leaves(place)
+  if member_at(LIVE, place) then
+    gone[#gone + 1] = place
+  end
+end
 each(1, function(place)
+  leaves(place)
   remove_row(place)
   remove_writes(place)
+  bereft[sub(place, 1, thread_end(place))] = true
 end)
 each(2, function(place, row)
-  remove_row(place)
   if bit.band(byte(row, 9), 3) == 0 then
+    remove_row(place)
     add_live(place, row)
   else
+    leaves(place)
+    remove_row(place)
     call('ZADD', REST, 0, place .. row)
   end
 end)
+for _, place in ipairs(gone) do
+  remove_events_at(place)
+end
 each(1, remove_writes)
 each(1, function(member)
   call('ZADD', WRITES, 0, member)
@@ -56,6 +69,11 @@ end)
 each(1, function(part)
   call('HDEL', PARTS, part)
 end)
+if ends ~= '' then
+  remove_events(ends)
+end
+add_events(at + 1, at + 2 * ARGV[at])
+at = at + 1 + 2 * ARGV[at]
 local branches = tonumber(meta[3] or 0)
 each(2, function(branch, record)
   local field = 'b' .. branch
@@ -84,8 +102,13 @@ for _, field in ipairs(call('HKEYS', META)) do
     call('HDEL', META, field)
   end
 end
+for each_thread in pairs(bereft) do
+  if not is_there(each_thread) then
+    remove_events(each_thread)
+  end
+end
 local lease = 0
-if branches == 0 and is_empty() then
+if branches == 0 and is_bare() then
   clear()
 else
   call('HDEL', META, 'l', 'n')

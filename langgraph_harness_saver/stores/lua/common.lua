@@ -9,8 +9,9 @@
 --   SPACES  live checkpoints of other namespaces than the root's: thread, id, namespace backwards
 --   WRITES  writes: place, task, call, number of a regular one, the write
 --   PARTS   a hash of parts
+--   EVENTS  events: place of a root checkpoint, id of the event and 00, length of its head, head, body
 -- Strings are never compared by <, which goes by the server's locale.
-local META, LIVE, REST, SPACES, WRITES, PARTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local META, LIVE, REST, SPACES, WRITES, PARTS, EVENTS = unpack(KEYS)
 local call, byte, sub, find, char = redis.call, string.byte, string.sub, string.find, string.char
 local FENCE_MS = 10000
 -- What writing scripts return where the family is locked; the thread has expired and is to be dropped first; or can't be, as
@@ -94,17 +95,45 @@ local function remove_row(place)
   end
 end
 
-local function is_empty()
+-- Whether there is nothing that events could hang on.
+local function is_bare()
   return call('EXISTS', LIVE, REST, WRITES) == 0
 end
 
+local function is_empty()
+  return is_bare() and call('EXISTS', EVENTS) == 0
+end
+
+local function is_there(thread)
+  return member_at(LIVE, thread) or member_at(REST, thread) or member_at(WRITES, thread)
+end
+
 local function has_any(thread)
-  for _, key in ipairs({LIVE, REST, WRITES}) do
-    if member_at(key, thread) then
-      return true
+  return is_there(thread) or member_at(EVENTS, thread)
+end
+
+-- Adds events that aren't there yet: places with their ids, and what stands there, in turn.
+local function add_events(from, to)
+  for i = from, to, 2 do
+    if not member_at(EVENTS, ARGV[i]) then
+      call('ZADD', EVENTS, 0, ARGV[i] .. ARGV[i + 1])
     end
   end
-  return false
+end
+
+local function remove_events(thread)
+  call('ZREMRANGEBYLEX', EVENTS, '[' .. thread, '(' .. past(thread))
+end
+
+-- Removes what goes with a root checkpoint that is live no longer: its events, and those of ids that were never stored, down
+-- to the live one before.
+local function remove_events_at(place)
+  local line = sub(place, 1, line_end(place))
+  if #line == thread_end(place) + 1 then
+    local before = call('ZREVRANGEBYLEX', LIVE, '(' .. place, '[' .. line, 'LIMIT', 0, 1)[1]
+    local lower = before and past(sub(before, 1, place_end(before))) or line
+    call('ZREMRANGEBYLEX', EVENTS, '[' .. lower, '(' .. past(place))
+  end
 end
 
 -- The field of META that tells whether a thread is elsewhere, and the answer to a call then: its family, or '' where it is
@@ -136,6 +165,7 @@ local function drop(thread)
   for _, key in ipairs({LIVE, REST, SPACES, WRITES}) do
     call('ZREMRANGEBYLEX', key, '[' .. thread, '(' .. past(thread))
   end
+  remove_events(thread)
   call('HDEL', META, 'e' .. thread)
 end
 

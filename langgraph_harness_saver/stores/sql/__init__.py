@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 MAJOR = 1
-MINORS = {1: 0}
+MINORS = {1: 0, 2: 1}
 """The minor version that each Postgres migration leads to. A release works with every newer one."""
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -35,11 +35,15 @@ def migration(number: int, schema: str) -> str:
     return in_schema(f"{text}\n{record}", schema)
 
 
-def ddl(schema: str) -> str:
-    """Return all of Postgres' migrations, to be run in this order and once each."""
+def ddl(schema: str, after: int = 0) -> str:
+    """Return Postgres' migrations, all or those after one, to be run in this order and once each."""
     begin = in_schema("CREATE SCHEMA IF NOT EXISTS {schema};\n\n", schema)
-    scripts = [f"BEGIN;\n\n{migration(number, schema)}\nCOMMIT;\n" for number, _ in migrations("postgres")]
-    return (begin if schema != "public" else "") + "\n".join(scripts)
+    scripts = [
+        f"BEGIN;\n\n{migration(number, schema)}\nCOMMIT;\n"
+        for number, _ in migrations("postgres")
+        if number > after
+    ]
+    return (begin if schema != "public" and not after else "") + "\n".join(scripts)
 
 
 def in_schema(text: str, name: str) -> str:

@@ -204,3 +204,12 @@ SELECT * FROM {schema}.harness_tidy($1, $2)
 -- name: renew_thread
 INSERT INTO {schema}.harness_thread VALUES ($1::text::uuid, $2)
 ON CONFLICT (thread) DO UPDATE SET expires_at = EXCLUDED.expires_at
+
+-- name: add_events
+SELECT {schema}.harness_add_events($1, $2, $3, $4, $5, $6, $7)
+
+-- name: events
+SELECT * FROM {schema}.harness_events($1, $2, $3, $4, $5, $6, $7, $8)
+
+-- name: drop_events
+DELETE FROM {schema}.harness_event WHERE thread = $1::text::uuid

@@ -200,3 +200,19 @@ WHERE thread = ? AND NOT EXISTS (
   WHERE c.thread = harness_tag.thread AND c.checkpoint_ns = harness_tag.checkpoint_ns
     AND c.checkpoint_id = harness_tag.checkpoint_id AND c.kind = 0
 )
+
+-- name: add_event
+INSERT OR IGNORE INTO harness_event (thread, checkpoint_id, event_id, head, body) VALUES (?, ?, ?, ?, ?)
+
+-- name: drop_events
+DELETE FROM harness_event WHERE thread = ?
+
+-- name: events
+SELECT checkpoint_id, event_id, head, CASE WHEN :bare THEN x'' ELSE body END FROM harness_event
+WHERE thread = :thread AND (checkpoint_id, event_id) > (:after_id, :after_event)
+ORDER BY checkpoint_id, event_id LIMIT :limit
+
+-- name: events_of
+SELECT checkpoint_id, event_id, head, CASE WHEN :bare THEN x'' ELSE body END FROM harness_event
+WHERE thread = :thread AND checkpoint_id = :id AND event_id > :after_event
+ORDER BY event_id LIMIT :limit
