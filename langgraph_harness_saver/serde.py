@@ -40,7 +40,7 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.version import version_short
 
 from langgraph_harness_saver.errors import InvalidConfigError, SerializationError, UnsafeTypeError
-from langgraph_harness_saver.messages import FIELDS, PLAIN_OPTIONS
+from langgraph_harness_saver.messages import FIELDS, NAMES, PLAIN_OPTIONS, restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -592,6 +592,8 @@ def _refuse_enum(target: Any) -> None:
 
 def _model(cls: Any, values: Any) -> Any:
     _refuse_enum(cls)
+    if cls in NAMES and type(values) is dict and tuple(values) == NAMES[cls]:
+        return restored((cls,), (values,))[0]
     try:
         return _validated(cls, values)
     except Exception:

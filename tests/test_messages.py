@@ -7,6 +7,7 @@ from collections import UserList
 from datetime import datetime
 from typing import Any
 
+import ormsgpack
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -111,6 +112,30 @@ def test_what_is_changed_afterwards_is_not_changed_in_what_is_stored():
     first, second = (codec._load(typed, "a value", "t")[0] for _ in range(2))
     assert first.response_metadata == {"deep": [1]}
     assert first.response_metadata["deep"] is not second.response_metadata["deep"]
+
+
+def test_a_message_with_other_fields_than_its_class_has_now_is_validated():
+    fields = vars(HumanMessage("x", id="1"))
+    older = {name: value for name, value in fields.items() if name != "response_metadata"}
+    packed = ormsgpack.packb([0, fields, 0, older, 0, {**fields, "content": 5, "former": 1}])
+    first, second, third = Codec(HarnessSerializer())._load((MESSAGES, packed), "a value", "t")
+    assert (first, second) == (HumanMessage("x", id="1"), HumanMessage("x", id="1"))
+    assert (third.content, third.former) == (5, 1)
+
+
+def test_a_message_that_was_read_is_as_good_as_one_that_was_made():
+    made = AIMessage("x", id="1")
+    read, other = stored([made, made])[1]
+    assert read.model_fields_set == made.model_copy(update=vars(made)).model_fields_set
+    read.former = 1
+    read.additional_kwargs["k"] = 1
+    assert (read.model_dump()["former"], read.model_copy().former, pickle.loads(pickle.dumps(read))) == (
+        1,
+        1,
+        read,
+    )
+    assert other == made
+    assert other.model_dump() == made.model_dump()
 
 
 def test_langgraph_s_own_serializer_may_read_and_write_them_too():
