@@ -8,6 +8,8 @@ FILE ?= README.md
 export FILE
 DEMO_DIR ?= .demo
 PYTEST_ARGS ?=
+BENCH ?=
+OUT ?= .bench
 
 BIN := $(VENV)/bin/python
 # Not beside the tests: a directory that is another user's would make them fail.
@@ -34,6 +36,10 @@ test: $(VENV)/.has-test ## run the tests; PYTEST_ARGS="-k sqlite -x" goes to pyt
 	@HYPOTHESIS_STORAGE_DIRECTORY="$(CACHES)/hypothesis" $(BIN) -m pytest -o cache_dir="$(CACHES)/pytest" \
 	  -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.has-bench ## compare with other savers; BENCH="postgres steps" picks, URL= is a server of yours
+	@$(BIN) benchmarks $(BENCH) --out "$(OUT)" $(if $(URL),--url "$(URL)") $(BENCH_ARGS)
+
 .PHONY: check
 check: lint test ## lint, format, types and tests
 
@@ -57,7 +63,7 @@ build: $(VENV)/.made ## build the wheel into dist
 
 .PHONY: clean
 clean: ## remove what make has made
-	rm -rf $(VENV) $(DEMO_DIR) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_DIR) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: python
