@@ -34,6 +34,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import Self
 
+from langgraph_harness_saver import tagged
 from langgraph_harness_saver.bridge import Bridge
 from langgraph_harness_saver.cache import ImageCache
 from langgraph_harness_saver.codec import Codec
@@ -294,12 +295,13 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
 
         Args:
             config: Limits them to its thread_id, checkpoint_ns and checkpoint_id, as far as it has them.
-            filter: What their metadata must contain: dicts by key, lists by member, other values equal.
+            filter: What their metadata must contain: dicts by key, lists by member, other values equal. Of a
+                thread, "harness_tag" names the checkpoint that an engine has given that tag.
             before: Only those with a smaller id than this one's.
             limit: At most so many.
         """
         core = self._core
-        pages = core.pages(_selection(config, filter, before, limit))
+        pages = tagged.pages(core, _selection(config, filter, before, limit))
         thread_id = _given_thread(config)
         try:
             while (page := self._bridge.run(_next(pages))) is not None:
@@ -319,7 +321,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         """Yield checkpoints, newest id first; see `list`."""
         core = self._core
         thread_id = _given_thread(config)
-        async for page in core.pages(_selection(config, filter, before, limit)):
+        async for page in tagged.pages(core, _selection(config, filter, before, limit)):
             for stored in page:
                 yield _tuple(core, stored, thread_id)
 

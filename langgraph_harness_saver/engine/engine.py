@@ -21,6 +21,7 @@ from langgraph_harness_saver.engine.diff import CheckpointDiff, diff_values
 from langgraph_harness_saver.engine.lines import Lines
 from langgraph_harness_saver.engine.merge import MergeResult, Strategy
 from langgraph_harness_saver.engine.merging import Merging
+from langgraph_harness_saver.engine.publishing import publish
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig
 from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapshotMethods, snapshots_of
@@ -281,21 +282,30 @@ class CheckpointEngine(SnapshotMethods):
         ]
         return await self._travel.delete(thread_id, set(roots) - tagged)
 
-    async def publish(self, client: Any, thread_id: str) -> None:
-        """Make a branch a thread of a LangGraph server that uses the same store, through its SDK.
+    async def publish(self, client: Any, thread_id: str, graph_id: str | None = None) -> dict[str, Any]:
+        """Make a thread known to a LangGraph server that uses the same store; return its metadata there.
 
-        `client` is what `langgraph_sdk.get_client()` returns, or `get_sync_client()`.
+        That has `graph_id`; `branch` and `branched_from`, if it is one; `harness_summary`, that of the latest
+        checkpoint; and `harness_tags`, such as {"good": {"checkpoint_id": "1f0..."}}: what threads can be
+        searched by. What has changed since is told by publishing again.
+
+        Args:
+            client: What `langgraph_sdk.get_client()` or `get_sync_client()` returns.
+            thread_id: The thread's, a UUID.
+            graph_id: The graph that it belongs to; by default that of the thread, or of its source.
+
+        Raises:
+            InvalidConfigError: The thread_id is no UUID, or the graph isn't known.
+            CheckpointNotFoundError: The thread has no checkpoint.
         """
         thread_id = thread_name(thread_id)
-        record = next((b for b in await self._store_branches(thread_id) if b.thread_id == thread_id), None)
-        metadata: dict[str, Any] = {}
-        if record is not None:
-            source = await _awaited(client.threads.get(record.source))
-            metadata = {
-                k: v for k, v in (source.get("metadata") or {}).items() if k in ("graph_id", "assistant_id")
-            }
-            metadata |= {"branch": record.name, "branched_from": record.source}
-        await _awaited(client.threads.create(thread_id=thread_id, metadata=metadata, if_exists="do_nothing"))
+        head = await self._values.latest(thread_id)
+        if head is None:
+            raise CheckpointNotFoundError(f"thread {thread_id!r} has no checkpoint to publish")
+        branches = await self._store_branches(thread_id)
+        record = next((branch for branch in branches if branch.thread_id == thread_id), None)
+        tags = await self.list_tags(thread_id)
+        return await publish(client, thread_id, graph_id, head.metadata, record, tags)
 
     # --- tags --------------------------------------------------------------------------------------
 
@@ -503,11 +513,6 @@ async def create_checkpoint_engine(
 
 def _version(stored: Stored, channel: str) -> Any:
     return stored.image.header.versions.get(channel)
-
-
-async def _awaited(value: Any) -> Any:
-    """Return what a client of either kind has returned."""
-    return await value if inspect.isawaitable(value) else value
 
 
 def _cursor(entry: Entry) -> str:
