@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -44,6 +45,8 @@ class Lane(Generic[C]):
     def __init__(self, pool: Lanes[C], loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.idle: deque[tuple[C, float]] = deque()
+        self.held: dict[int, C | None] = {}
+        """The other seats, by whatever has them: a connection in use or being closed, or who awaits one."""
         self.finish: list[Callable[[], Awaitable[None]]] = []
         self.leaving: set[asyncio.Task[Any]] = set()
         self._pool = pool
@@ -149,6 +152,7 @@ class Lanes(Forkable, ABC, Generic[C]):
     def _renew(self) -> None:
         self._lanes: dict[asyncio.AbstractEventLoop, Lane[C]] = {}
         self._waiting: deque[_Waiter[C]] = deque()
+        self._offered: list[_Waiter[C]] = []
         self._taken = 0
         # Reentrant: the collector may drop a saver, and so end this, in the middle of anything.
         self._lock = threading.RLock()
@@ -220,13 +224,26 @@ class Lanes(Forkable, ABC, Generic[C]):
             pass
 
     def _hang_one_up(self, lane: Lane[C]) -> bool:
-        """Close a connection that another loop doesn't use, whether that one answers or not."""
+        """Close a connection that another loop doesn't use, whether that one answers or not.
+
+        What was in use when that loop came to a stop, as it does between one `run_until_complete` and the
+        next, is lost to it: its call is tried again.
+        """
+        connection: C | None
         with self._lock:
-            if not lane.idle:
+            if lane.idle:
+                connection, _ = lane.idle.popleft()
+            elif lane.held and not lane.loop.is_running():
+                _, connection = lane.held.popitem()
+            else:
                 return False
-            connection, _ = lane.idle.popleft()
         self._discard(lane, connection)
         return True
+
+    def _is_held(self, lane: Lane[C], holder: object) -> bool:
+        """Tell whether something still has its seat, and have it part with it."""
+        with self._lock:
+            return lane.held.pop(id(holder), self) is not self
 
     async def close(self) -> None:
         """Close every connection, on whichever loop it is."""
@@ -253,14 +270,24 @@ class Lanes(Forkable, ABC, Generic[C]):
 
     async def acquire(self, lane: Lane[C], deadline: float) -> C:
         connection, idle_since = await self.seat(lane, deadline)
+        holder = object()
+        lane.held[id(holder)] = None
         try:
             if connection is not None and not await self.is_alive(connection, idle_since):
                 self.hang_up(connection, lane.loop)
                 connection = None
-            return connection or await self.connect(deadline)
+            connection = connection or await self.connect(deadline)
         except BaseException:
-            self._discard(lane, connection)
+            if self._is_held(lane, holder):
+                self._discard(lane, connection)
+            elif connection is not None:
+                self.hang_up(connection, lane.loop)
             raise
+        if not self._is_held(lane, holder):
+            self.hang_up(connection, lane.loop)
+            return await self.acquire(lane, deadline)
+        lane.held[id(connection)] = connection
+        return connection
 
     async def seat(self, lane: Lane[C], deadline: float) -> tuple[C | None, float]:
         """Return an idle connection and since when it is idle, or None: the right to open one."""
@@ -282,7 +309,8 @@ class Lanes(Forkable, ABC, Generic[C]):
             self._hand_on(lane, connection)
         else:
             self._ask_the_others(lane)
-        return await self._wait(waiter, deadline), now
+        connection = await self._wait(waiter, deadline)
+        return (connection, now) if self._is_held(lane, waiter) else await self.seat(lane, deadline)
 
     async def _wait(self, waiter: _Waiter[C], deadline: float) -> C | None:
         loop = waiter.lane.loop
@@ -310,11 +338,28 @@ class Lanes(Forkable, ABC, Generic[C]):
             if other is not waiter.lane and self._hang_one_up(other):
                 return
         with self._lock:
-            # It was given up while our loop stood still.
-            if self._taken < self._size and waiter in self._waiting:
-                self._waiting.remove(waiter)
+            if waiter not in self._waiting:
+                return
+            if self._taken < self._size:
+                # It was given up while our loop stood still.
                 self._taken += 1
-                waiter.future.set_result(None)
+            elif not self._take_back():
+                return
+            self._waiting.remove(waiter)
+            self._grant(waiter, None)
+
+    def _grant(self, waiter: _Waiter[C], connection: C | None) -> None:
+        waiter.lane.held[id(waiter)] = connection
+        waiter.future.set_result(connection)
+
+    def _take_back(self) -> bool:
+        """Take a seat back that was offered on a loop which has come to a stop; the lock is held."""
+        for waiter in self._offered:
+            if not waiter.lane.loop.is_running():
+                self._offered.remove(waiter)
+                self._waiting.appendleft(waiter)
+                return True
+        return False
 
     def _return(self, waiter: _Waiter[C]) -> None:
         """Take back what a caller that has gone was given."""
@@ -322,7 +367,7 @@ class Lanes(Forkable, ABC, Generic[C]):
             self._waiting.remove(waiter)
         if not waiter.future.done():
             waiter.future.cancel()
-        elif not waiter.future.cancelled():
+        elif not waiter.future.cancelled() and self._is_held(waiter.lane, waiter):
             connection = waiter.future.result()
             if connection is None:
                 self.vacate()
@@ -351,13 +396,18 @@ class Lanes(Forkable, ABC, Generic[C]):
             try:
                 await self.close_one(connection)
             finally:
-                self.vacate()
+                if self._is_held(lane, connection):
+                    self.vacate()
+
+        lane.held[id(connection)] = connection
 
         leaving = lane.loop.create_task(leave())
         lane.leaving.add(leaving)
         leaving.add_done_callback(lane.leaving.discard)
 
     def release(self, lane: Lane[C], connection: C, *, sound: bool) -> None:
+        if not self._is_held(lane, connection):
+            return
         if sound and not self.is_closed(connection) and self._lanes.get(lane.loop) is lane:
             self._hand_on(lane, connection)
         else:
@@ -386,7 +436,7 @@ class Lanes(Forkable, ABC, Generic[C]):
         elif waiter.future.done():
             self._hand_on(lane, connection)
         else:
-            waiter.future.set_result(connection)
+            self._grant(waiter, connection)
 
     def _thin_out(self, lane: Lane[C]) -> None:
         """Close what has not been used for long: the oldest come first."""
@@ -402,16 +452,27 @@ class Lanes(Forkable, ABC, Generic[C]):
                     self._taken -= 1
                     return
                 self._waiting.remove(waiter)
-            with suppress(RuntimeError):
-                # Fails if that loop has been closed.
+                self._offered.append(waiter)
+            try:
                 waiter.lane.loop.call_soon_threadsafe(self._offer, waiter)
                 return
+            except RuntimeError:
+                # That loop has been closed.
+                with self._lock:
+                    if waiter not in self._offered:
+                        return
+                    self._offered.remove(waiter)
 
     def _offer(self, waiter: _Waiter[C]) -> None:
+        with self._lock:
+            if waiter not in self._offered:
+                # Somebody has taken it back while this loop stood still.
+                return
+            self._offered.remove(waiter)
         if waiter.future.done():
             self.vacate()
         else:
-            waiter.future.set_result(None)
+            self._grant(waiter, None)
 
 
 async def _answers(loop: asyncio.AbstractEventLoop) -> bool:
@@ -431,7 +492,7 @@ def hang_up(transport: Any, terminate: Callable[[], None], loop: asyncio.Abstrac
     found = None if transport is None else transport.get_extra_info("socket")
     if found is not None:
         with suppress(OSError):
-            found.shutdown(socket.SHUT_RDWR)
+            _shut_down(transport, found)
     try:
         if _running() is loop:
             terminate()
@@ -439,6 +500,17 @@ def hang_up(transport: Any, terminate: Callable[[], None], loop: asyncio.Abstrac
             loop.call_soon_threadsafe(terminate)
     except RuntimeError:
         _close_here(transport, terminate)
+
+
+def _shut_down(transport: Any, found: Any) -> None:
+    try:
+        found.shutdown(socket.SHUT_RDWR)
+    except TypeError:
+        # uvloop shows a stand-in, which can't. Once it is closing, the number may be another socket's.
+        if transport.is_closing():
+            return
+        with socket.socket(fileno=os.dup(found.fileno())) as own:
+            own.shutdown(socket.SHUT_RDWR)
 
 
 def _close_here(transport: Any, terminate: Callable[[], None]) -> None:
