@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import servers
-from helpers import DOORS, Door, url_of_prefix
+from helpers import DOORS, USUAL, Door, url_of_prefix
+from hypothesis import HealthCheck, settings
 from servers import (  # noqa: F401
     own_postgres,
     own_redis,
@@ -28,6 +29,13 @@ from servers import (  # noqa: F401
 )
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
+
+# Tests share the machine, so none has a deadline, and what makes examples may be slow.
+settings.register_profile(
+    "usual", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("deep", settings.get_profile("usual"), max_examples=40 * USUAL)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 pytest.register_assert_rewrite(
     *(f"langgraph_harness_saver.testing{kind}" for kind in ("", "_events", "_families"))

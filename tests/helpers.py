@@ -9,6 +9,7 @@ from collections import defaultdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import settings
 from langgraph.types import Interrupt, StateSnapshot
 from pydantic import BaseModel
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 DOORS = ("sync", "async")
 REDIS_KINDS = ("redis", "redis-oldest", "valkey", "redis-cluster")
+USUAL = 100
+"""The `max_examples` of Hypothesis' own profiles."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+OTHER_VERSIONS = ("postgres-oldest", "redis-oldest", "valkey", "redis-cluster")
+"""Servers of which another version, or another form, is tested as `postgres` or `redis`."""
 IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
 
 
@@ -168,6 +173,11 @@ def name_of(value: Any) -> str:
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}({', '.join(sorted(map(repr, value)))})"
     return ADDRESS.sub("", repr(value))
+
+
+def examples(count: int) -> int:
+    """Say with how many examples to try a property: so many, or more with HYPOTHESIS_PROFILE=deep."""
+    return max(count * settings().max_examples // USUAL, 1)
 
 
 def url_of_prefix(server: Any, prefix: str) -> str:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import ormsgpack
 import pytest
+from helpers import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.base import WRITES_IDX_MAP
@@ -678,7 +679,7 @@ def test_no_cut_gives_a_wrong_value():
             check_damage(line, at, {checkpoint_id: encoded.row.body[:length]}, expected)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=60))
 def test_no_other_bytes_give_a_value(data):
     line, at = damaged_line()

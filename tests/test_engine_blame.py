@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
@@ -266,7 +267,7 @@ def test_it_can_be_told_as_json():
 # --- whatever the values -------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(VALUES, min_size=1, max_size=6))
 def test_what_is_told_of_any_line(values: list[Any]):
     found = blame(line(*values), "c", depth=None)
@@ -295,7 +296,7 @@ def holds(value: Any, part: Any) -> bool:
     return any(holds(item, part) for item in inside)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(st.lists(messages(), max_size=4), min_size=2, max_size=5))
 def test_two_checkpoints_differ_in_what_the_later_one_has_set(values: list[Any]):
     """What a difference names as added or edited is what blame says that checkpoint has set."""

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from helpers import name_of
+from helpers import examples, name_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -603,7 +603,7 @@ def patched_list(value: Any, here: dict[Any, Change], inner: dict[Any, list[Chan
     return type(value)(result)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(VALUES, VALUES)
 def test_applying_a_difference_gives_the_later_value(before: Any, after: Any):
     found = changes(before, after)
@@ -611,7 +611,7 @@ def test_applying_a_difference_gives_the_later_value(before: Any, after: Any):
     assert exact(patched(before, found)) == exact(after)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(messages(), max_size=8), st.data())
 def test_applying_a_difference_gives_the_later_messages(before: list[Any], data: st.DataObject):
     """As `VALUES` do, but the two have something in common."""
@@ -654,19 +654,19 @@ def check_mirror(before: Any, after: Any) -> None:
     assert bool(there) == bool(back)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(VALUES, VALUES)
 def test_the_other_way_round_is_the_mirror_image(before: Any, after: Any):
     check_mirror(before, after)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(messages(), max_size=8), st.data())
 def test_the_other_way_round_is_the_mirror_image_of_messages(before: list[Any], data: st.DataObject):
     check_mirror(before, data.draw(st.permutations(before)) + data.draw(st.lists(messages(), max_size=2)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(CHANNELS, CHANNELS)
 def test_every_difference_can_be_told(before: dict[str, Any], after: dict[str, Any]):
     diff = diff_values(before, after)

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from test_machine import (
-    EXAMPLES,
     MemoryMachine,
     Model,
     Name,
@@ -25,6 +23,7 @@ from test_machine import (
     name_of,
     newest_first,
     ops,
+    run_machine,
     threads,
 )
 from test_stores import count_file, count_memory
@@ -500,9 +499,7 @@ class EngineMachine(SaverMachine):
         for thread in self.threads:
             self.check_tags(saver, thread)
             self.check_branches(saver, thread)
-            for name in self.model.readable(str(thread), ""):
-                self.check_checkpoint(saver, name)
-                self.check_history(saver, name)
+            self.check_each(saver, self.model.readable(str(thread), ""))
 
     def check_tags(self, saver: HarnessCheckpointer, thread: Any) -> None:
         expected = {name: one for (of, name), one in self.model.tags.items() if of == str(thread)}
@@ -543,13 +540,4 @@ MACHINES: dict[str, type[EngineMachine]] = {
 
 @pytest.mark.parametrize("kind", MACHINES)
 def test_an_engine_and_its_saver_answer_as_their_model(kind: str) -> None:
-    case = MACHINES[kind].TestCase
-    case.settings = settings(
-        # Each of its examples takes as long as two of the saver's machine.
-        max_examples=max(EXAMPLES // 2, 1),
-        stateful_step_count=30,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    case("runTest").runTest()
+    run_machine(MACHINES[kind], 12)

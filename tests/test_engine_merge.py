@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from helpers import thread
+from helpers import examples, thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, RemoveMessage
@@ -936,7 +936,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_a_merge_gives_what_the_branchs_nodes_would_give_on_ours(name, data):
     kind, values = RUNS[name]
@@ -969,7 +969,6 @@ STATES = st.dictionaries(st.sampled_from("pqrst"), ANY)
 STRATEGIES = st.sampled_from(["three_way", "ours", "theirs"])
 
 
-@settings(deadline=None)
 @given(base=STATES, other=STATES, strategy=STRATEGIES)
 def test_merging_with_an_unchanged_side_gives_the_other(base, other, strategy):
     still, copied, moved = Side(base, {}), Side(copy.deepcopy(base), {}), Side(other, {})
@@ -986,7 +985,6 @@ def test_merging_with_an_unchanged_side_gives_the_other(base, other, strategy):
     assert not both.resolved
 
 
-@settings(deadline=None)
 @given(base=STATES, ours=STATES, theirs=STATES, cut=st.sets(st.sampled_from("pqrst")))
 def test_changes_to_different_channels_merge_alike_both_ways(base, ours, theirs, cut):
     here = {**{n: v for n, v in base.items() if n not in cut}, **{n: v for n, v in ours.items() if n in cut}}
@@ -1001,7 +999,6 @@ def test_changes_to_different_channels_merge_alike_both_ways(base, ours, theirs,
     assert forward.changed | forward.deleted <= set("pqrst") - cut
 
 
-@settings(deadline=None)
 @given(base=STATES, ours=STATES, theirs=STATES)
 def test_what_is_put_together_holds_every_change(base, ours, theirs):
     """Where the values alone decide, no change is lost, and where they clash both sides changed it."""

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import Door, thread
+from helpers import Door, examples, thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -335,7 +335,7 @@ messages = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(messages, st.dictionaries(text, plain, max_size=3), st.lists(text, max_size=2), plain)
 def test_plain_snapshots_come_back(messages, state, nodes, asked):
     metadata = SnapshotMetadata("t", "c", step=1, tags=tuple(nodes), summary="s")

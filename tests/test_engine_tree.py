@@ -10,6 +10,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from helpers import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -427,7 +428,7 @@ def random_trees(draw: Any) -> CheckpointTree:
 tags = st.lists(words, max_size=2).map(tuple)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(random_trees())
 def test_any_tree_is_consistent_and_comes_back(tree):
     keys = [node.key for node in tree.nodes]
@@ -446,7 +447,7 @@ def test_any_tree_is_consistent_and_comes_back(tree):
     assert CheckpointTree.from_dict(json.loads(tree.to_json())) == tree
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(random_trees(), st.integers(0, 60), st.integers(0, 4))
 def test_any_tree_is_drawn(tree, width, run):
     lines = tree.render(run=None, colour=False).splitlines()
@@ -475,7 +476,7 @@ MERMAID = re.compile(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(random_trees())
 def test_lines_in_the_drawing_meet(tree):
     """Follow each lane down: it never ends in the air, nor begins in it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from helpers import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -487,7 +488,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(operations, st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=4), st.booleans())
 def test_any_deletion_of_any_tree(steps, removals, encrypted):
     serde: Any = HarnessSerializer()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from helpers import DOORS, id_of, thread
-from hypothesis import HealthCheck, given, settings
+from helpers import DOORS, examples, id_of, thread
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langgraph.channels import DeltaChannel
@@ -127,7 +127,7 @@ SNAPSHOTS = st.lists(st.tuples(st.lists(PAIRS, max_size=4), st.dictionaries(NAME
 
 
 @given(snapshots=SNAPSHOTS, delta=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60))
 def test_random_lines_of_snapshots_read_back(snapshots: list[Any], delta: bool) -> None:
     engine = CheckpointEngine(HarnessCheckpointer(), config=SnapshotConfig(delta_snapshots=delta)).sync
     made = [
