@@ -41,6 +41,7 @@ from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted, store_of
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.listing import Listing
 from langgraph_harness_saver.reader import checkpoint_of
 from langgraph_harness_saver.records import CheckpointRecord
 from langgraph_harness_saver.rows import CheckpointKey
@@ -281,7 +282,9 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     async def _get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         core = self._core
         stored = await core.get(*_place(config))
-        return _tuple(core, stored, config["configurable"]["thread_id"]) if stored else None
+        if stored is None:
+            return None
+        return _tuple(core, stored, config["configurable"]["thread_id"], core.values(stored))
 
     def list(
         self,
@@ -293,6 +296,9 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     ) -> Iterator[CheckpointTuple]:
         """Yield checkpoints, newest id first.
 
+        Checkpoints of one listing share the messages that they have in common: changing one in place changes
+        it in those that were yielded before. `share_listed=False` gives each its own. Nothing else is shared.
+
         Args:
             config: Limits them to its thread_id, checkpoint_ns and checkpoint_id, as far as it has them.
             filter: What their metadata must contain: dicts by key, lists by member, other values equal. Of a
@@ -303,10 +309,11 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         core = self._core
         pages = tagged.pages(core, _selection(config, filter, before, limit))
         thread_id = _given_thread(config)
+        listing = Listing(core.codec, share=self.config.share_listed)
         try:
             while (page := self._bridge.run(_next(pages))) is not None:
                 for stored in page:
-                    yield _tuple(core, stored, thread_id)
+                    yield _tuple(core, stored, thread_id, listing.values(stored.image))
         finally:
             self._bridge.run(_finish(pages))
 
@@ -321,9 +328,10 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         """Yield checkpoints, newest id first; see `list`."""
         core = self._core
         thread_id = _given_thread(config)
+        listing = Listing(core.codec, share=self.config.share_listed)
         async for page in tagged.pages(core, _selection(config, filter, before, limit)):
             for stored in page:
-                yield _tuple(core, stored, thread_id)
+                yield _tuple(core, stored, thread_id, listing.values(stored.image))
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -519,14 +527,14 @@ def _config(thread_id: Any, checkpoint_ns: str, checkpoint_id: str) -> RunnableC
     }
 
 
-def _tuple(core: Core, stored: Stored, given_thread: Any) -> CheckpointTuple:
+def _tuple(core: Core, stored: Stored, given_thread: Any, values: dict[str, Any]) -> CheckpointTuple:
     thread_id, checkpoint_ns, checkpoint_id = stored.row.key
     # A caller who names threads by numbers gets numbers back.
     thread = thread_id if given_thread is None else given_thread
     parent_id = stored.row.parent_id
     return CheckpointTuple(
         config=_config(thread, checkpoint_ns, checkpoint_id),
-        checkpoint=cast("Checkpoint", checkpoint_of(stored.image, core.values(stored))),
+        checkpoint=cast("Checkpoint", checkpoint_of(stored.image, values)),
         metadata=cast("CheckpointMetadata", stored.metadata),
         parent_config=None if parent_id is None else _config(thread, checkpoint_ns, parent_id),
         pending_writes=core.pending_writes(stored),

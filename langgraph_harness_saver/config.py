@@ -98,6 +98,9 @@ with warnings.catch_warnings():
         cache_bytes: int = Field(64 << 20, ge=0)
         """How many bytes of checkpoints are kept in memory to write and read differences without a
         look-up."""
+        share_listed: bool = True
+        """Whether the checkpoints of one listing share the messages that they have in common; if not, listing
+        takes several times as long, and memory that grows with the square of the messages."""
         pool_size: int = Field(10, ge=1)
         """How many connections a store may open, over all threads and event loops."""
         retry_seconds: float = Field(30.0, ge=0)

@@ -174,4 +174,8 @@ def unpack(data: bytes) -> Any:
     Raises:
         ValueError: The bytes are not msgpack.
     """
-    return _ANY_DATA.loads_typed(("msgpack", data))
+    try:
+        return ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS)
+    except ormsgpack.MsgpackDecodeError:
+        # What isn't plain data stands in an extension.
+        return _ANY_DATA.loads_typed(("msgpack", data))

@@ -153,7 +153,7 @@ def _unpack_place(packed: Any, key: CheckpointKey) -> tuple[CheckpointKey, int]:
     if isinstance(packed, int):
         return key, packed
     if len(packed) == 2:
-        return key._replace(checkpoint_id=unpack_id(packed[0])), packed[1]
+        return CheckpointKey(key[0], key[1], unpack_id(packed[0])), packed[1]
     return CheckpointKey(*packed[:3]), packed[3]
 
 

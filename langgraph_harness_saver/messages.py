@@ -25,6 +25,8 @@ from langchain_core.messages import (
 )
 from pydantic import BaseModel
 
+from langgraph_harness_saver.difference import header_size
+
 MESSAGES = "lc"
 """The type that such a list is stored as."""
 
@@ -127,3 +129,21 @@ def restored(classes: Sequence[type], fields: Sequence[dict[str, Any]]) -> list[
     ):
         deque(map(setter, messages, values), 0)
     return messages
+
+
+def sizes_of(messages: list[Any]) -> list[int]:
+    """Return how many bytes `pack_messages` takes for each; 0 where it doesn't pack one."""
+    return [len(pack_messages([message]) or b"\0") - 1 for message in messages]
+
+
+def header_of(count: int) -> bytes:
+    """Return what the packed form of so many messages begins with."""
+    items = 2 * count
+    if items < 16:
+        return bytes([0x90 | items])
+    return b"\xdc" + items.to_bytes(2, "big") if items < 1 << 16 else b"\xdd" + items.to_bytes(4, "big")
+
+
+def count_of(data: bytes) -> int:
+    """Return how many messages a packed form says that it holds."""
+    return (data[0] & 0x0F if data[0] < 0xDC else int.from_bytes(data[1 : header_size(data)], "big")) // 2

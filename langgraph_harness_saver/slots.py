@@ -172,7 +172,7 @@ def _pack_ref(ref: Ref, key: CheckpointKey) -> list[Any]:
 
 def _unpack_ref(packed: list[Any], key: CheckpointKey) -> Ref:
     if len(packed) == 2:
-        return Ref(key._replace(checkpoint_id=unpack_id(packed[0])), packed[1])
+        return Ref(CheckpointKey(key[0], key[1], unpack_id(packed[0])), packed[1])
     return Ref(CheckpointKey(*packed[:3]), packed[3])
 
 

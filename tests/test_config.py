@@ -162,6 +162,7 @@ def test_options_reach_the_store() -> None:
         wait_seconds=3,
         schema="public",
         create_schema=False,
+        share_listed=False,
     )
     assert saver.backend.ttl_seconds == 60
     assert saver.config.model_dump(exclude={"url"}) == {
@@ -176,6 +177,7 @@ def test_options_reach_the_store() -> None:
         "strict_msgpack": None,
         "allowed_msgpack_modules": (),
         "cache_bytes": 1000,
+        "share_listed": False,
         "pool_size": 3,
         "retry_seconds": 5.0,
         "prepared_statements": False,
