@@ -41,6 +41,7 @@ from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted, store_of
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.lineage import Memory
 from langgraph_harness_saver.listing import Listing
 from langgraph_harness_saver.reader import checkpoint_of
 from langgraph_harness_saver.records import CheckpointRecord
@@ -112,6 +113,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
             backend.ttl_seconds = self.config.ttl_seconds
         self._bridge = Bridge(self.backend.io)
         self._cache = ImageCache(self.config.cache_bytes)
+        self._lines = Memory()
         self._sweeper = Sweeper(self.backend, self._bridge)
         self._made: tuple[SerializerProtocol, Core] | None = None
         if given is None:
@@ -149,7 +151,8 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
         made, serde = self._made, self.serde
         if made is None or made[0] is not serde:
-            made = self._made = (serde, Core(self.backend, Codec(serde, bare=self.backend.bare), self._cache))
+            codec = Codec(serde, bare=self.backend.bare)
+            made = self._made = (serde, Core(self.backend, codec, self._cache, self._lines))
             self._sweeper.core = made[1]
         return made[1]
 

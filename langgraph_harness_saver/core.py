@@ -16,6 +16,7 @@ from langgraph_harness_saver.errors import (
     SerializationError,
 )
 from langgraph_harness_saver.family import ending, kept_slots, reader_of, removal, standalone, unused_parts
+from langgraph_harness_saver.lineage import Lineage, Memory, Walk
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
     Base,
@@ -66,10 +67,11 @@ class Selection(NamedTuple):
 class Core:
     """Reads and writes checkpoints through a codec, a store and a cache."""
 
-    def __init__(self, store: Store, codec: Codec, cache: ImageCache) -> None:
+    def __init__(self, store: Store, codec: Codec, cache: ImageCache, memory: Memory) -> None:
         self.store = store
         self.codec = codec
         self.cache = cache
+        self.lineage = Lineage(store, codec, memory)
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -192,47 +194,37 @@ class Core:
     # --- reading -----------------------------------------------------------------------------------
 
     async def get(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Stored | None:
-        """Return one checkpoint; without an id, the latest."""
+        """Return one checkpoint; without an id, the latest.
+
+        Of what a branch doesn't hold itself it reads its ancestors, and what subgraphs made under these.
+        """
+        stored = await self._read(thread_id, checkpoint_ns, checkpoint_id)
+        if stored is not None and stored.row.key.thread_id != thread_id:
+            return stored if await self.lineage.leads_to(thread_id, stored.row) else None
+        return stored
+
+    async def _read(self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Stored | None:
         await self.store.open()
         held = _Held(self.cache)
         guess = held.guess(thread_id, checkpoint_ns, checkpoint_id)
         page = await self.store.get(thread_id, checkpoint_ns, checkpoint_id, held.known, guess)
         if not page.entries and checkpoint_id is not None:
-            page = await self._ancestor(CheckpointKey(thread_id, checkpoint_ns, checkpoint_id), held.known)
+            page = await self.lineage.page(CheckpointKey(thread_id, checkpoint_ns, checkpoint_id), held.known)
+        elif not page.entries and ":" in checkpoint_ns:
+            # A task that goes on where a branch's ancestor was interrupted.
+            page = await self.lineage.latest(thread_id, checkpoint_ns, None, held.known)
         for stored in self._decode(page, held):
             self.cache.add(stored.image)
             return stored
         return None
 
     async def page(self, key: CheckpointKey, known: Known) -> Page:
-        """Return one checkpoint as the store has it, a branch's ancestor as well."""
+        """Return one checkpoint as the store has it, of a branch also what its sources hold."""
         page = await self.store.get(*key, known)
-        return page if page.entries else await self._ancestor(key, known)
-
-    async def _ancestor(self, key: CheckpointKey, known: Known) -> Page:
-        """Return what a branch has from before it began, which is another thread's."""
-        page = Page()
-        for source in await self.sources(key.thread_id):
-            page = await self.store.get(source, *key[1:], known, expired=True)
-            if page.entries:
-                break
-        return page
-
-    async def sources(self, thread_id: str) -> list[str]:
-        """Return the threads that a branch reads what it doesn't hold itself from, nearest first."""
-        records = {branch.thread_id: branch for branch in await self.store.branches(thread_id)}
-        found: list[str] = []
-        branch = records.get(thread_id)
-        if branch is not None and not branch.name:
-            # It has been deleted, and is still asked by its own branches only.
-            return found
-        while branch is not None:
-            found.append(branch.source)
-            branch = records.get(branch.source)
-        return found
+        return page if page.entries else await self.lineage.page(key, known)
 
     async def _image(self, key: CheckpointKey) -> Image | None:
-        stored = await self.get(*key)
+        stored = await self._read(*key)
         return stored.image if stored else None
 
     async def pages(self, selection: Selection) -> AsyncIterator[list[Stored]]:
@@ -245,6 +237,9 @@ class Core:
             size = size if left is None else min(size, left)
             held = _Held(self.cache)
             page = await self.store.scan(query, size, held.known)
+            if not page.entries and query.thread_id and query.checkpoint_ns and _looks_back(selection):
+                line = (query.thread_id, query.checkpoint_ns, query.before)
+                page = await self.lineage.latest(*line, held.known)
             yield self._decode(page, held)
             if len(page.entries) < size:
                 return
@@ -311,15 +306,13 @@ class Core:
         self, thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> dict[str, dict[str, Any]]:
         """Return per channel the writes, oldest first, and the seed; see `get_delta_channel_history`."""
-        await self.store.open()
         missing: CheckpointKey | None = None
         while True:
-            held = _Held(self.cache)
-            if checkpoint_id is None:
-                page = await self.store.get(thread_id, checkpoint_ns, None, held.known)
-            else:
-                page = await self.page(CheckpointKey(thread_id, checkpoint_ns, checkpoint_id), held.known)
-            ancestors = _Ancestors(self, thread_id, page.entries[0].row if page.entries else None)
+            target = await self.get(thread_id, checkpoint_ns, checkpoint_id)
+            if target is None or target.row.parent_id is None:
+                return {channel: {"writes": []} for channel in channels}
+            key = CheckpointKey(thread_id, checkpoint_ns, target.row.parent_id)
+            ancestors = Walk(self.lineage, key, self._scan, self._one)
             history = await self._gather(ancestors, thread_id, channels)
             # An ancestor may be pruned while the walk is on its way, which then has to be taken again.
             if ancestors.missing is None or ancestors.missing == missing:
@@ -327,7 +320,7 @@ class Core:
             missing = ancestors.missing
 
     async def _gather(
-        self, ancestors: _Ancestors, thread_id: str, channels: Sequence[str]
+        self, ancestors: Walk[Stored], thread_id: str, channels: Sequence[str]
     ) -> dict[str, dict[str, Any]]:
         writes: dict[str, list[tuple[str, str, Any]]] = {channel: [] for channel in channels}
         seeds: dict[str, Any] = {}
@@ -341,6 +334,14 @@ class Core:
             channel: {"writes": found[::-1], **({"seed": seeds[channel]} if channel in seeds else {})}
             for channel, found in writes.items()
         }
+
+    async def _scan(self, query: Query, size: int, readers: Sequence[str]) -> Sequence[Stored]:
+        held = _Held(self.cache)
+        page = await self.store.scan(query, size, held.known)
+        return self._decode(await self.lineage.joined(page, readers) if readers else page, held)
+
+    async def _one(self, key: CheckpointKey) -> Stored | None:
+        return await self._read(*key)
 
     # --- deleting ----------------------------------------------------------------------------------
 
@@ -427,7 +428,8 @@ class Core:
         writes = {
             k._replace(thread_id=target): _merged(there.writes.get(k._replace(thread_id=target), ()), some)
             for k, some in family.writes.items()
-            if k in missing or k not in family.rows
+            # What was written to an ancestor of a branch may be to a checkpoint that the target holds.
+            if k in missing or not (k in family.rows or k._replace(thread_id=target) in there.rows)
         }
         named = _parts(family, missing, writes)
         return Change(rows=list(missing.values()), writes=writes, parts=[*parts, *named])
@@ -495,53 +497,10 @@ class _Held:
         return True
 
 
-class _Ancestors:
-    """Walks the parent chain as a thread reads it, fetching a page of older checkpoints at a time.
-
-    `missing` names the ancestor that was not there, if the walk ended at one.
-    """
-
-    def __init__(self, core: Core, thread_id: str, row: CheckpointRow | None) -> None:
-        self._core = core
-        self._thread_id = thread_id
-        self._row = row
-        self.missing: CheckpointKey | None = None
-        self._seen: set[str] = set()
-        self._page: dict[str, Stored] = {}
-        self._size = FIRST_PAGE
-
-    async def next(self) -> Stored | None:
-        if self._row is None or self._row.parent_id is None or self._row.parent_id in self._seen:
-            return None
-        self._seen.add(self._row.parent_id)
-        key = CheckpointKey(self._thread_id, self._row.key.checkpoint_ns, self._row.parent_id)
-        stored = self._page.get(key.checkpoint_id) or await self._fetch(key)
-        self._row = stored.row if stored else None
-        self.missing = None if stored else key
-        return stored
-
-    async def _fetch(self, key: CheckpointKey) -> Stored | None:
-        self._page = {}
-        lowest = await self._scan(key, "")
-        if key.checkpoint_id not in self._page:
-            for source in await self._core.sources(key.thread_id):
-                lowest = await self._scan(key._replace(thread_id=source), lowest)
-                if key.checkpoint_id in self._page:
-                    break
-        self._size = PAGE
-        return self._page.get(key.checkpoint_id) or await self._core.get(*key)
-
-    async def _scan(self, key: CheckpointKey, lowest: str) -> str:
-        """Add a thread's page, down to the id below which it isn't known what nearer threads hold."""
-        # No string sorts between an id and the same with a NUL behind it.
-        query = Query(key.thread_id, key.checkpoint_ns, before=key.checkpoint_id + "\x00")
-        held = _Held(self._core.cache)
-        page = await self._core.store.scan(query, self._size, held.known)
-        found = self._core._decode(page, held)
-        for stored in found:
-            if stored.row.key.checkpoint_id >= lowest:
-                self._page.setdefault(stored.row.key.checkpoint_id, stored)
-        return lowest if len(found) < self._size else max(lowest, found[-1].row.key.checkpoint_id)
+def _looks_back(selection: Selection) -> bool:
+    """Tell whether LangGraph looks for what a subgraph goes on from at an earlier checkpoint."""
+    line = (selection.thread_id, selection.checkpoint_ns)
+    return selection.before is not None and selection == Selection(*line, before=selection.before, limit=1)
 
 
 def contains(value: Any, wanted: Any) -> bool:

@@ -297,14 +297,15 @@ class _Removal:
         seeds: dict[str, Ref] = {}
         history: list[Sequence[Any]] = []
         for step in path:
-            found = [w for w in self._writes(step) if w[2] not in seeds and _replayed(w[2], own)]
+            before = self._writes(step, image.key.thread_id)
+            found = [w for w in before if w[2] not in seeds and _replayed(w[2], own)]
             history[:0] = found
-            before, refs = self.reader.header(self.reader.head(step.key))
+            earlier, refs = self.reader.header(self.reader.head(step.key))
             for channel, ref in refs.items():
                 if channel not in seeds and _replayed(channel, own):
                     seeds[channel] = ref
                     # A channel that has kept its version has kept its value, wherever that is stored.
-                    if channel in versions and versions[channel] == before.versions.get(channel):
+                    if channel in versions and versions[channel] == earlier.versions.get(channel):
                         counted.add(channel)
         written = {item[2] for item in history}
         blobs = {channel: self.reader.blob(ref) for channel, ref in seeds.items()}
@@ -315,10 +316,10 @@ class _Removal:
         }
         return kept, history
 
-    def _writes(self, row: CheckpointRow) -> Sequence[Sequence[Any]]:
+    def _writes(self, row: CheckpointRow, reader: str) -> Sequence[Sequence[Any]]:
         if row.kind == Kind.ANCHOR:
             return self.reader.history(row.key)
-        return self.codec.merge_writes(self.family.writes.get(row.key, ()), row.key)
+        return self.codec.merge_writes(self.family.written(row.key, reader), row.key)
 
     def dependents(self, leaving: set[CheckpointKey]) -> list[CheckpointKey]:
         """Return the survivors that need a row which leaves."""

@@ -139,6 +139,14 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Writes:
+    """The writes of some checkpoints, in order of arrival within each task and call, and parts they name."""
+
+    rows: Mapping[CheckpointKey, Sequence[WriteRow]]
+    parts: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Selects live checkpoints, newest id first; None means any.
 
@@ -189,6 +197,16 @@ class Family:
     writes: Mapping[CheckpointKey, Sequence[WriteRow]]
     parts: Mapping[bytes, bytes]
     branches: Mapping[str, Branch] = field(default_factory=dict)
+
+    def written(self, key: CheckpointKey, reader: str) -> Sequence[WriteRow]:
+        """Return what a thread reads as the writes of a checkpoint, which it or one that it came from holds.
+
+        Those come first that were written where the checkpoint is.
+        """
+        keys = [key._replace(thread_id=reader)]
+        while keys[-1] != key and (branch := self.branches.get(keys[-1].thread_id)) is not None:
+            keys.append(key._replace(thread_id=branch.source))
+        return [write for one in reversed(keys) for write in self.writes.get(one, ())]
 
     def find(self, key: CheckpointKey, rows: Mapping[CheckpointKey, CheckpointRow]) -> CheckpointKey | None:
         """Return under which key stands in `rows` what is read under this one."""

@@ -14,6 +14,7 @@ from langgraph_harness_saver.rows import (
     Base,
     Branch,
     Change,
+    CheckpointKey,
     CheckpointRow,
     Entry,
     Family,
@@ -149,6 +150,28 @@ class _FamilyTests(_StoreBase):
         page = await store.get(BRANCH, "", None, _nothing)
         assert page.parts == {part.part_id: part.data, more.part_id: more.data}
         assert await _ids(store, _query("t")) == ["2", "1"]
+
+    async def test_writes_come_without_their_checkpoints(self, store: Store) -> None:
+        base = await self._stored(store, "1")
+        alias = self._alias(base)
+        await store.graft(Graft([alias], [_base(base)], branch=_branch()))
+        large, small = _part(b"large"), _write("special", call=-3)
+        named = _write("named", parts=(large.part_id,))
+        early = CheckpointKey(BRANCH, "", "0")
+        await store.put_writes(early, [named, small], [large])
+        await store.put_writes(alias.key, [small])
+        await store.put_writes(early._replace(thread_id="t"), [_write("another")])
+        keys = [early, alias.key, early._replace(checkpoint_id="2"), early._replace(checkpoint_ns="sub")]
+        found = await store.writes(keys)
+        assert {key: list(rows) for key, rows in found.rows.items() if rows} == {
+            early: [named, small],
+            alias.key: [small],
+        }
+        assert found.parts == {large.part_id: large.data}
+        for keys in ([], [early._replace(thread_id="nobody")]):
+            found = await store.writes(keys)
+            assert not any(found.rows.values())
+            assert found.parts == {}
 
     async def test_a_branch_may_lean_on_its_source_s_checkpoints(self, store: Store) -> None:
         base = await self._stored(store, "1")

@@ -25,6 +25,7 @@ from langgraph_harness_saver.errors import (
     StoreError,
 )
 from langgraph_harness_saver.family import removal, under_roots
+from langgraph_harness_saver.lineage import all_known
 from langgraph_harness_saver.rows import (
     Base,
     Branch,
@@ -133,6 +134,7 @@ class Travel:
             if is_leaf and entry.writes
         }
         record = Branch(branch_id, family, thread_id, checkpoint_id, name, self._clock())
+        self._core.lineage.memory.begin(branch_id)
         await self._graft(Graft(rows, _bases(entries), writes=writes, branch=record))
         return record
 
@@ -368,8 +370,3 @@ def now_text(seconds: float | None = None) -> str:
 
 def _bases(entries: Sequence[Entry]) -> list[Base]:
     return [Base(entry.row.key, entry.row.rev) for entry in entries]
-
-
-def all_known(_: CheckpointKey, __: int) -> bool:
-    """Of a store's methods: take a row, and nothing that reading its values takes."""
-    return True

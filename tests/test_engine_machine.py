@@ -10,12 +10,18 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from servers import redis_of, server_of
 from test_machine import (
+    PLAIN,
+    TASKS,
+    WRITTEN,
     MemoryMachine,
     Model,
     Name,
     Node,
     Op,
+    PostgresMachine,
+    RedisMachine,
     SaverMachine,
     SqliteMachine,
     config_of,
@@ -24,13 +30,16 @@ from test_machine import (
     newest_first,
     ops,
     run_machine,
+    show,
+    spaces,
     threads,
+    writes,
 )
-from test_stores import count_file, count_memory
+from test_stores import count_file, count_memory, count_redis, count_server
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
-from langgraph_harness_saver.engine import CheckpointEngine
-from langgraph_harness_saver.errors import BranchExistsError, CheckpointNotFoundError
+from langgraph_harness_saver.engine import CheckpointEngine, MergeConflict
+from langgraph_harness_saver.errors import BranchExistsError, CheckpointNotFoundError, InvalidConfigError
 from langgraph_harness_saver.serde import HarnessSerializer
 from langgraph_harness_saver.travel import UNFINISHED, Travel
 
@@ -67,6 +76,35 @@ class FamilyModel(Model):
             name = (origin.source, *name[1:])
             origin = self.origins.get(origin.source)
         return name
+
+    def node_of(self, name: Name) -> Node | None:
+        """Return what is read under a name: of an ancestor also what was written to it as a branch's."""
+        found = self.find(name)
+        if found is None or found == name:
+            return super().node_of(name)
+        readers = [name[0]]
+        while self.origins[readers[-1]].source != found[0]:
+            readers.append(self.origins[readers[-1]].source)
+        node = replace(self.nodes[found], writes=dict(self.nodes[found].writes))
+        for reader in reversed(readers):
+            for at, write in self.early.get((reader, *name[1:]), {}).items():
+                if at[1] < 0 or at not in node.writes:
+                    node.writes[at] = write
+        return node
+
+    def is_readable(self, name: Name) -> bool:
+        """Tell whether a thread reads a checkpoint: its own, an ancestor, or what was made under one."""
+        node = self.node_of(name)
+        if node is None or name in self.nodes or name in self.came_from(*name[:2]):
+            return node is not None
+        root = node.metadata.get("parents", {}).get("")
+        return bool(name[1]) and (name[0], "", root) in self.came_from(name[0], "")
+
+    def came_from(self, thread_id: str, ns: str) -> set[Name]:
+        """Return what leads to a thread's checkpoints from before the first of a line."""
+        own = self.of(thread_id, ns)
+        parents = {(*name[:2], self.nodes[name].parent or "") for name in own} - set(own)
+        return {one for parent in parents for one in self.line(parent)}
 
     def line(self, name: Name) -> list[Name]:
         """Return a checkpoint and its ancestors, as its thread reads them."""
@@ -108,7 +146,7 @@ class FamilyModel(Model):
         ):
             return False
         # Of one that isn't the head, what came of it may have been deleted: its tasks are all finished then.
-        writes = self.nodes[own].writes
+        writes = self.node_of(name).writes  # type: ignore[union-attr]
         finished = {task_id for task_id, index in writes if index >= 0}
         return self.of(*own[:2])[0] == own or any(
             index in UNFINISHED and task_id not in finished for task_id, index in writes
@@ -129,7 +167,7 @@ class FamilyModel(Model):
     def copied(self, source: str, target: str) -> dict[Name, Node]:
         alone = FamilyModel()
         alone.nodes = {name: replace(node) for name, node in self.nodes.items()}
-        alone.origins = self.origins
+        alone.origins, alone.early = self.origins, self.early
         alone.remove({name for name in alone.nodes if name[0] != source})
         alone.nodes.update({name: node for name, node in self.nodes.items() if name[0] == target})
         return Model.copied(alone, source, target)
@@ -197,6 +235,15 @@ class EngineMachine(SaverMachine):
             finally:
                 self.finish()
 
+    def adopt_copies(self, added: dict[Name, Node], source: str, target: str) -> None:
+        written = {name: dict(rows) for name, rows in self.model.early.items() if name[0] == source}
+        super().adopt_copies(added, source, target)
+        for name, rows in written.items():
+            there = (target, *name[1:])
+            if there not in self.model.nodes:
+                known = self.model.early.setdefault(there, {})
+                known.update({at: row for at, row in rows.items() if at[1] < 0 or at not in known})
+
     def delete_everything(self, saver: HarnessCheckpointer) -> None:
         """Delete one thread after the other: those that are left stay whole, and nothing stays of any."""
         left = sorted(map(str, self.threads))
@@ -253,6 +300,49 @@ class EngineMachine(SaverMachine):
             self.check_thread(self.other(saver), made)
         self.check_thread(self.other(saver), thread)
 
+    @rule(which=doors, thread=threads, ns=spaces, at=indexes, chosen=writes(), task=st.sampled_from(TASKS))
+    def put_writes_to_an_ancestor(
+        self, which: int, thread: Any, ns: str, at: int, chosen: list[tuple[str, int]], task: str
+    ) -> None:
+        """Write to what a branch reads and its source holds, as a run does that goes on from there."""
+        names = [one for one in self.model.readable(str(thread), ns) if one not in self.model.nodes]
+        if not names:
+            return
+        saver = self.door(which)
+        name = names[at % len(names)]
+        written = [(channel, WRITTEN[index]) for channel, index in chosen]
+        self.call(saver, "put_writes", config_of(thread, *name[1:]), written, task, "")
+        self.model.write(name, written, task, "")
+        self.check_checkpoint(self.other(saver), name)
+        self.check_all(saver)
+
+    @rule(which=doors, into=threads, other=threads, strategy=st.sampled_from(("ours", "theirs", "three_way")))
+    def merge(self, which: int, into: Any, other: Any, strategy: str) -> None:
+        saver = self.door(which)
+        before = set(self.model.of(str(into)))
+        try:
+            made = self.engine(saver, "merge_branch", other, into, strategy)
+        except (InvalidConfigError, MergeConflict, CheckpointNotFoundError):
+            assert {name_of(item.config) for item in self.collect(saver, config_of(into))} == before
+        else:
+            head = self.model.of(str(into), "")[0]
+            name = (str(into), "", made.checkpoint_id)
+            assert {name_of(i.config) for i in self.collect(saver, config_of(into))} == {*before, name}
+            self.adopt_merged(self.call(saver, "get_tuple", config_of(*name)), name, head, other)
+        self.check_all(saver)
+
+    def adopt_merged(self, item: Any, name: Name, head: Name, other: Any) -> None:
+        """Take a merged head: each of its values is that of a side, or lists put together."""
+        theirs = self.model.of(str(other), "")[0]
+        assert item.metadata["merged_from"] == {"thread_id": str(other), "checkpoint_id": theirs[2]}
+        values, sides = item.checkpoint["channel_values"], (self.model.nodes[head], self.model.nodes[theirs])
+        for channel in values.keys() & PLAIN:
+            known = [show(side.values[channel]) for side in sides if channel in side.values]
+            assert show(values[channel]) in known or isinstance(values[channel], list)
+        extra = {"ts": item.checkpoint["ts"], "updated_channels": item.checkpoint.get("updated_channels")}
+        told = (item.checkpoint["channel_versions"], item.checkpoint["versions_seen"], item.metadata, extra)
+        self.model.nodes[name] = Node(head[2], values, *copy.deepcopy(told))
+
     def adopt_branch(self, saver: HarnessCheckpointer, chosen: Name, made: str, is_leaf: bool) -> None:
         """Take what a branch has begun with: of which subgraphs it has a checkpoint is tested elsewhere."""
         found = [name_of(item.config) for item in self.collect(saver, config_of(made))]
@@ -264,6 +354,7 @@ class EngineMachine(SaverMachine):
             if "thread_id" in node.metadata:
                 node.metadata["thread_id"] = made
             self.model.nodes[name] = node if is_leaf else replace(node, writes={})
+            self.model.nodes[name].writes.update(self.model.early.pop(name, {}))
 
     @rule(which=doors, thread=threads, at=indexes, discard=st.booleans())
     def rewind(self, which: int, thread: Any, at: int, discard: bool) -> None:
@@ -493,12 +584,30 @@ class EngineMachine(SaverMachine):
                 self.check_history(saver, name)
         self.check_tags(saver, thread)
         self.check_branches(saver, thread)
+        self.check_what_came_later(saver, str(thread), 2)
+
+    def check_head(self, found: Name | None, line: list[Name]) -> None:
+        if line or found is None or ":" not in found[1]:
+            super().check_head(found, line)
+        else:
+            # What a task left that an ancestor of the branch began.
+            assert self.model.is_readable(found)
+
+    def check_what_came_later(self, saver: HarnessCheckpointer, thread: str, step: int) -> None:
+        """Check that a branch doesn't read what came after it began, or on other lines of its source."""
+        origin = self.model.origins.get(thread)
+        for ns in ("", "sub") if origin is not None else ():
+            others = [(thread, *name[1:]) for name in self.model.of(origin.source, ns)]  # type: ignore[union-attr]
+            for name in others[self.tick % step :: step]:
+                read = self.call(saver, "get_tuple", config_of(*name)) is not None
+                assert read == self.model.is_readable(name), name
 
     def check_everything(self, saver: HarnessCheckpointer) -> None:
         super().check_everything(saver)
         for thread in self.threads:
             self.check_tags(saver, thread)
             self.check_branches(saver, thread)
+            self.check_what_came_later(saver, str(thread), 1)
             self.check_each(saver, self.model.readable(str(thread), ""))
 
     def check_tags(self, saver: HarnessCheckpointer, thread: Any) -> None:
@@ -532,12 +641,35 @@ class SqliteEngineMachine(EngineMachine, SqliteMachine):
         return count_file(self.savers[0].backend)
 
 
+class PostgresEngineMachine(EngineMachine, PostgresMachine):
+    def open(self, **options: Any) -> HarnessCheckpointer:
+        return self.opened(super().open(**options, **self.options, **self.serde()))
+
+    def count(self) -> int:
+        return count_server(self.server, self.address)
+
+
+class RedisEngineMachine(EngineMachine, RedisMachine):
+    def open(self, **options: Any) -> HarnessCheckpointer:
+        return self.opened(super().open(**options, **self.options, **self.serde()))
+
+    def count(self) -> int:
+        return count_redis(self.server, self.prefix)
+
+
 MACHINES: dict[str, type[EngineMachine]] = {
     "memory": MemoryEngineMachine,
     "sqlite": SqliteEngineMachine,
+    "postgres": PostgresEngineMachine,
+    "redis": RedisEngineMachine,
 }
 
 
 @pytest.mark.parametrize("kind", MACHINES)
-def test_an_engine_and_its_saver_answer_as_their_model(kind: str) -> None:
-    run_machine(MACHINES[kind], 12)
+def test_an_engine_and_its_saver_answer_as_their_model(kind: str, request: pytest.FixtureRequest) -> None:
+    machine = MACHINES[kind]
+    if issubclass(machine, PostgresMachine):
+        machine.server = server_of(kind, request)
+    if issubclass(machine, RedisMachine):
+        machine.server = redis_of(kind, request)
+    run_machine(machine, 12 if kind in ("memory", "sqlite") else 3)

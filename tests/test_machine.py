@@ -112,8 +112,9 @@ class Model:
         self.gone |= names
 
     def _relink(self, name: Name, node: Node, going: set[Name]) -> None:
-        while node.parent is not None and (found := self.find((*name[:2], node.parent))) in going:
-            ghost = self.nodes[found]
+        while node.parent is not None and self.find((*name[:2], node.parent)) in going:
+            ghost = self.node_of((*name[:2], node.parent))
+            assert ghost is not None
             node.ghosts = [*node.ghosts, ghost, *ghost.ghosts]
             node.parent = ghost.parent
             if node.parent is not None and self.find((*name[:2], node.parent)) is None:
@@ -459,12 +460,15 @@ class SaverMachine(RuleBasedStateMachine):
         saver = self.door(which)
         for _ in range(1 + twice):
             self.call(saver, "copy_thread", source, onto)
+        self.adopt_copies(added, str(source), str(onto))
+        self.check_thread(self.other(saver), onto)
+        self.check_thread(saver, source)
+
+    def adopt_copies(self, added: dict[Name, Node], source: str, target: str) -> None:
         for name, node in added.items():
             node.writes.update(self.model.early.pop(name, {}))
             self.model.nodes[name] = node
             self.model.gone.discard(name)
-        self.check_thread(self.other(saver), onto)
-        self.check_thread(saver, source)
 
     @rule(which=doors)
     def lose_cache(self, which: int) -> None:
@@ -676,7 +680,7 @@ class SaverMachine(RuleBasedStateMachine):
         for ns in SPACES:
             line = self.model.of(str(thread), ns)
             head = self.call(saver, "get_tuple", config_of(thread, ns))
-            assert (head and name_of(head.config)) == (line[0] if line else None)
+            self.check_head(head and name_of(head.config), line)
             if line:
                 sampled = line[self.tick % len(line)]
                 self.check_checkpoint(saver, sampled)
@@ -685,6 +689,9 @@ class SaverMachine(RuleBasedStateMachine):
         if self.tick % 3 == 0:
             self.check_list(saver, thread, names)
         self.check_gone(saver, 1)
+
+    def check_head(self, found: Name | None, line: list[Name]) -> None:
+        assert found == (line[0] if line else None)
 
     def check_everything(self, saver: HarnessCheckpointer) -> None:
         found = self.collect(saver, None)

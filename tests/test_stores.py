@@ -58,6 +58,12 @@ def count_private(store: Any) -> int:
     return count_tables(store._file.writer)
 
 
+def count_server(server: servers.Server, url: str) -> int:
+    schema = servers.schema_of(url)
+    found = [server.execute(f"SELECT count(*) FROM {schema}.{table}") for table in TABLES]
+    return sum(count for [[count]] in found)
+
+
 def count_redis(server: servers.Redis, prefix: str) -> int:
     """Count members and fields; not the version, nor fences, which go by themselves after some seconds."""
 
@@ -104,9 +110,7 @@ class TestPostgres(StoreContract, FamilyContract, EventContract):
         servers.drop_schema(self.server, self.url)
 
     def raw_rows(self, store: Store) -> int:
-        schema = servers.schema_of(self.url)
-        found = [self.server.execute(f"SELECT count(*) FROM {schema}.{table}") for table in TABLES]
-        return sum(count for [[count]] in found)
+        return count_server(self.server, self.url)
 
     def reopen(self, store: Store) -> Store:
         return PostgresStore(self.url)

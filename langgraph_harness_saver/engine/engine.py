@@ -411,7 +411,7 @@ class CheckpointEngine(SnapshotMethods):
         if thread_id is not None:
             key = CheckpointKey(thread_name(thread_id), "", checkpoint_id)
             entry = await self._travel.entry(key)
-            if entry.row.key != key and not await self._leads_to(key):
+            if entry.row.key != key and not await self._core.lineage.leads_to(key.thread_id, entry.row):
                 raise _not_there(key)
             return key
         found = await self._lines.holding(checkpoint_id)
@@ -423,19 +423,6 @@ class CheckpointEngine(SnapshotMethods):
         if len(found) > 1:
             raise AmbiguousCheckpoint(checkpoint_id, [key.thread_id for key in found])
         return found[0]
-
-    async def _leads_to(self, key: CheckpointKey) -> bool:
-        """Tell whether a checkpoint of its source is an ancestor of what a branch holds."""
-        own = {
-            e.row.key.checkpoint_id: e.row.parent_id async for e in self._lines.newest_first(key.thread_id)
-        }
-        seen: set[str] = set()
-        for start in {parent for parent in own.values() if parent is not None and parent not in own}:
-            async for entry in self._lines.ancestry(key._replace(checkpoint_id=start)):
-                if entry.row.key.checkpoint_id in seen:
-                    break
-                seen.add(entry.row.key.checkpoint_id)
-        return key.checkpoint_id in seen
 
     async def _line(self, thread_id: str) -> list[Entry]:
         await self._core.store.open()

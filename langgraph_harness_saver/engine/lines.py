@@ -13,9 +13,10 @@ from langgraph_harness_saver.engine.routing import interrupts, next_nodes
 from langgraph_harness_saver.engine.tree import TreeItem
 from langgraph_harness_saver.errors import CheckpointNotFoundError, CorruptCheckpointError
 from langgraph_harness_saver.header import Header
+from langgraph_harness_saver.lineage import all_known
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query
-from langgraph_harness_saver.travel import Travel, all_known
+from langgraph_harness_saver.travel import Travel
 
 PAGE = 500
 
@@ -46,21 +47,9 @@ class Lines:
 
     async def ancestry(self, key: CheckpointKey) -> AsyncIterator[Entry]:
         """Yield a checkpoint, its parent, and so on; those of the threads that a branch came from as well."""
-        wanted: str | None = key.checkpoint_id
-        while wanted is not None:
-            try:
-                entry = await self._travel.entry(key._replace(checkpoint_id=wanted))
-            except CheckpointNotFoundError:
-                return
+        walk = self._core.lineage.walk(key)
+        while (entry := await walk.next()) is not None:
             yield entry
-            wanted = entry.row.parent_id
-            # The rest of the line is likely to stand right below, in a page or a few.
-            async for lower in self.newest_first(entry.row.key.thread_id, before=entry.row.key.checkpoint_id):
-                if wanted is None or lower.row.key.checkpoint_id < wanted:
-                    break
-                if lower.row.key.checkpoint_id == wanted:
-                    yield lower
-                    wanted = lower.row.parent_id
 
     async def to_head(self, thread_id: str) -> list[Entry]:
         """Return a thread's head and its ancestors, newest first.

@@ -23,6 +23,7 @@ from langgraph_harness_saver.rows import (
     Query,
     Tag,
     WriteRow,
+    Writes,
 )
 
 Known = Callable[[CheckpointKey, int], bool]
@@ -126,6 +127,10 @@ class Store(ABC):
     @abstractmethod
     async def scan(self, query: Query, size: int, known: Known) -> Page:
         """Return the next `size` checkpoints of a query; fewer only at its end."""
+
+    @abstractmethod
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        """Return the writes of one thread's checkpoints, which need not be there themselves."""
 
     @abstractmethod
     async def load(self, thread_id: str) -> Family:

@@ -32,6 +32,7 @@ from langgraph_harness_saver.rows import (
     Query,
     Tag,
     WriteRow,
+    Writes,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
 
@@ -334,6 +335,17 @@ class MemoryStore(Store, Forkable):
                 if query.matches is None or query.matches(row.metadata):
                     found.append(row)
             return self._page(found, known)
+
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        with self._lock:
+            found: dict[CheckpointKey, Sequence[WriteRow]] = {}
+            for key in keys:
+                thread = self._thread(key.thread_id)
+                if thread is not None and key[1:] in thread.writes:
+                    found[key] = tuple(thread.writes[key[1:]].values())
+            there = self._parts.get(self._family_of(keys[0].thread_id), {}) if found else {}
+            named = {part for rows in found.values() for row in rows for part in row.parts}
+            return Writes(found, {part: there[part] for part in named if part in there})
 
     async def load(self, thread_id: str) -> Family:
         with self._lock:

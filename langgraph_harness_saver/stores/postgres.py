@@ -36,6 +36,7 @@ from langgraph_harness_saver.rows import (
     Query,
     Tag,
     WriteRow,
+    Writes,
 )
 from langgraph_harness_saver.search import searchable
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
@@ -360,6 +361,20 @@ class PostgresStore(Store):
     async def _fetch(self, name: str, *values: Any) -> list[Any]:
         query = self._schema.sql[name]
         return await self._pool.run(lambda statements: statements.fetch(query, *values))
+
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        await self.open()
+        if not keys:
+            return Writes({}, {})
+        thread_id = keys[0].thread_id
+        thread, nss, ids = thread_key(thread_id), [encode(k[1]) for k in keys], [id_key(k[2]) for k in keys]
+        rows: dict[CheckpointKey, list[WriteRow]] = {}
+        for item in await self._fetch("writes_of", self.clock(), thread, nss, ids):
+            write = write_of(item, item["call"], item["task_id"], item["task_path"])
+            rows.setdefault(stored_key(item, thread_id), []).append(write)
+        named = [part for some in rows.values() for write in some for part in write.parts]
+        parts = await self._fetch("parts_of", thread, named) if named else ()
+        return Writes(rows, {item["part_id"]: item["data"] for item in parts})
 
     async def load(self, thread_id: str) -> Family:
         await self.open()

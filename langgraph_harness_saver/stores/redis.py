@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -38,6 +38,7 @@ from langgraph_harness_saver.rows import (
     Query,
     Tag,
     WriteRow,
+    Writes,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
 from langgraph_harness_saver.stores.batches import Call, Pauses
@@ -61,6 +62,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     place_of,
     read_event,
     read_expired,
+    read_expiries,
     read_facts,
     read_id,
     read_namespaces,
@@ -129,6 +131,8 @@ class _Read(Family):
     stamp: bytes
     expired: bool = False
     """Whether the thread has that was asked for."""
+    expiries: Mapping[str, bytes] = field(default_factory=dict)
+    """Until when those threads live that expire."""
 
 
 class RedisStore(Store):
@@ -583,6 +587,10 @@ class RedisStore(Store):
         home, members = await self._homes.look_once(thread_id, make, ())
         return [read_event(member, home.family) for member in members]
 
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        await self.open()
+        return await self._scanner.writes(keys) if keys else Writes({}, {})
+
     async def _ask(self, commands: Sequence[Command]) -> list[Reply]:
         """Return the replies to commands that may be repeated."""
 
@@ -649,7 +657,9 @@ class RedisStore(Store):
         for branch in records:
             self._homes.learn(branch, family)
         expired = thread_id in read_expired(facts.meta, family, now)
-        read = partial(_Read, home=home, now=now, stamp=facts.meta.get(b"v", b""), expired=expired)
+        expiries = read_expiries(facts.meta, family)
+        stamp = facts.meta.get(b"v", b"")
+        read = partial(_Read, home=home, now=now, stamp=stamp, expired=expired, expiries=expiries)
         if expired and not records:
             return read({}, {}, LazyParts({}))
         rows = {row.key: row for row in (read_row(m, family) for m in (*found[live], *found[rest]))}
@@ -728,11 +738,14 @@ class RedisStore(Store):
         for name in [name for name, branch in change.branches.items() if branch is None]:
             await self._homes.unpoint(name, home.family)
         await self._index.clean(_no_longer_named(family, change))
+        left = {key.thread_id for key in _left(family, change)}
+        await self._index.forget({name: at for name, at in family.expiries.items() if name not in left})
         return True
 
     async def delete_thread(self, thread_id: str) -> int:
         await self.open()
-        live, _ = await self._delete(thread_id, if_expired=False)
+        live, expiry = await self._delete(thread_id, if_expired=False)
+        await self._index.forget({thread_id: expiry} if expiry else {})
         return live
 
     async def _delete(self, thread_id: str, *, if_expired: bool) -> tuple[int, bytes]:
@@ -999,6 +1012,12 @@ def _newly_named(family: Family, change: Change) -> list[Named]:
         ):
             new.append(Named(row.key, row.run_id))
     return new
+
+
+def _left(family: Family, change: Change) -> set[CheckpointKey]:
+    """Return the checkpoints that are there, or have been written to, after a change."""
+    there = (family.rows.keys() | family.writes.keys()) - set(change.deletes)
+    return there | {row.key for row in change.rows} | {key for key, some in change.writes.items() if some}
 
 
 def _no_longer_named(family: Family, change: Change) -> list[Named]:

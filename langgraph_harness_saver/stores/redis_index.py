@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -79,6 +79,14 @@ class Index:
     async def settle(self, shard: int, settled: Sequence[bytes]) -> None:
         """Enter other times, or none, for threads: member, time that was seen, new time in turn."""
         await self.ask([call(SCRIPTS["index_settle"], self.spot(shard), settled)])
+
+    async def forget(self, expiries: Mapping[str, bytes]) -> None:
+        """Remove the entries of threads that have gone, by when they would have expired."""
+        by_shard: dict[int, list[bytes]] = {}
+        for thread_id, expiry in expiries.items():
+            by_shard.setdefault(self.shard(thread_id), []).extend((id_form(thread_id), expiry, b""))
+        for shard, settled in by_shard.items():
+            await self.settle(shard, settled)
 
     async def clean(self, named: Iterable[Named]) -> None:
         """Remove the entries of checkpoints that aren't there; `index_common.lua` tells how it is safe."""

@@ -415,11 +415,12 @@ def read_tags(facts: Mapping[bytes, bytes], family: str, thread_id: str) -> list
 
 def read_expired(facts: Mapping[bytes, bytes], family: str, now: float) -> list[str]:
     """Return the threads of a family that have expired, from what META holds."""
-    return [
-        _read_thread(name, 1, family)[0]
-        for name, expiry in facts.items()
-        if name[:1] == b"e" and float(expiry) <= now
-    ]
+    return [name for name, expiry in read_expiries(facts, family).items() if float(expiry) <= now]
+
+
+def read_expiries(facts: Mapping[bytes, bytes], family: str) -> dict[str, bytes]:
+    """Return until when the threads of a family live that expire, from what META holds."""
+    return {_read_thread(name, 1, family)[0]: at for name, at in facts.items() if name[:1] == b"e"}
 
 
 def read_namespaces(found: Sequence[bytes], spaces: Iterable[bytes], thread_length: int) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query
+from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query, Writes
 from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.packing import encode
 from langgraph_harness_saver.stores.redis_homes import Wanted
@@ -16,9 +16,11 @@ from langgraph_harness_saver.stores.redis_rows import (
     SHARDS,
     Home,
     entry_form,
+    grouped_writes,
     id_form,
     line_of,
     page_of,
+    pairs_of,
     past,
     place_of,
     read_entry,
@@ -100,6 +102,16 @@ class Scanner:
         joined = _joined(pages)
         found = {entry.row.key: entry for entry in joined.entries}
         return Page([found[key] for key in keys if key in found], joined.support, joined.parts)
+
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        """Read the writes of one thread's checkpoints."""
+
+        def ask(home: Home) -> Command:
+            places = [place_of(home.family, key) for key in keys]
+            return call(SCRIPTS["read"], home.spot, (self._now(), ALL, b"writes", *places))
+
+        home, (_, members, _, parts) = await self._index.homes.look_once(keys[0].thread_id, ask, NO_ROWS)
+        return Writes(grouped_writes(members, home.family), pairs_of(parts))
 
     # --- over all threads --------------------------------------------------------------------------
 

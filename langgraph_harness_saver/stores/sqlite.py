@@ -27,6 +27,7 @@ from langgraph_harness_saver.rows import (
     Span,
     Tag,
     WriteRow,
+    Writes,
     merge_spans,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
@@ -208,11 +209,15 @@ class SQLiteStore(Store):
                 spans.update(row.reach)
                 wanted += row.parts
             entries.append(Entry(row, writes))
-            for part in wanted:
-                found = parts.get(part) or connection.execute(SQL["part"], (thread, part)).fetchone()
-                if found:
-                    parts[part] = found if isinstance(found, bytes) else found[0]
+            parts.update(self._parts(connection, thread, [part for part in wanted if part not in parts]))
         return Page(entries, self._support(connection, spans), parts)
+
+    @staticmethod
+    def _parts(
+        connection: sqlite3.Connection, thread: int | None, wanted: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        found = {part: connection.execute(SQL["part"], (thread, part)).fetchone() for part in wanted}
+        return {part: row[0] for part, row in found.items() if row}
 
     def _support(self, connection: sqlite3.Connection, spans: set[Span]) -> dict[CheckpointKey, bytes]:
         support = {}
@@ -224,6 +229,22 @@ class SQLiteStore(Store):
             for key, body in connection.execute(SQL["bodies"], (*line, *limits)):
                 support[CheckpointKey(*span[:2], id_of_key(key))] = body
         return support
+
+    async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
+        def work(connection: sqlite3.Connection) -> Writes:
+            rows: dict[CheckpointKey, Sequence[WriteRow]] = {}
+            parts: dict[bytes, bytes] = {}
+            for key in keys:
+                thread = self._thread(connection, key.thread_id)
+                place = find(connection, thread, key)
+                written = writes_of(connection, place[0]) if place else ()
+                if written:
+                    rows[key] = written
+                    named = [part for write in written for part in write.parts]
+                    parts.update(self._parts(connection, thread, named))
+            return Writes(rows, parts)
+
+        return await self._file.read(work)
 
     async def load(self, thread_id: str) -> Family:
         def work(connection: sqlite3.Connection) -> Family:

@@ -2,6 +2,7 @@
 --   latest  line, the place and the rev that the caller has
 --   one     place, the place and the rev that the caller has: live, or an anchor
 --   live    places of one thread: live ones
+--   writes  places of one thread: their writes alone, whether they are there or not
 --   line    how many, upper and lower bound in LIVE
 --   thread  how many, upper and lower bound in LIVE and in SPACES
 -- all: with writes, other rows, parts; bare: as far as the metadata goes.
@@ -75,7 +76,7 @@ elseif what == 'live' then
   for i = 4, #ARGV do
     rows[#rows + 1] = member_at(LIVE, ARGV[i])
   end
-else
+elseif what ~= 'writes' then
   local count, upper, lower = tonumber(ARGV[4]), ARGV[5], ARGV[6]
   local roots = down(LIVE, upper, lower, count)
   if what == 'thread' then
@@ -151,6 +152,11 @@ local function add_spans(place, row, at)
   return at
 end
 
+if what == 'writes' then
+  for i = 4, #ARGV do
+    add_writes(ARGV[i])
+  end
+end
 for i, row in ipairs(rows) do
   local place = sub(row, 1, place_end(row))
   local at = #place + 1

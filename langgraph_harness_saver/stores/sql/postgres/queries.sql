@@ -27,6 +27,18 @@ SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 -- name: scan
 SELECT * FROM {schema}.harness_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
+-- name: writes_of
+SELECT w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.call, w.parts, w.body
+FROM unnest($3::bytea[], $4::bytea[]) AS u(checkpoint_ns, checkpoint_id)
+JOIN {schema}.harness_write w
+  ON w.thread = $2::text::uuid AND w.checkpoint_ns = u.checkpoint_ns AND w.checkpoint_id = u.checkpoint_id
+WHERE NOT {schema}.harness_is_expired($2::text::uuid, $1)
+ORDER BY w.arrival
+
+-- name: parts_of
+SELECT part_id, data FROM {schema}.harness_part
+WHERE thread IN ({schema}.harness_family($1::text::uuid), $1::text::uuid) AND part_id = ANY ($2::bytea[])
+
 -- name: delete_thread
 SELECT {schema}.harness_delete($1, $2)
 
