@@ -23,6 +23,7 @@ from langgraph_harness_saver.errors import (
     StoreUnavailableError,
     UnsafeTypeError,
 )
+from langgraph_harness_saver.keeping import GCReport, ThreadReport
 from langgraph_harness_saver.records import CheckpointRecord, HarnessMetadata
 from langgraph_harness_saver.retention import CheckpointGC, Retention
 from langgraph_harness_saver.serde import HarnessSerializer
@@ -65,6 +66,7 @@ __all__ = [
     "CheckpointerConfig",
     "Conflict",
     "CorruptCheckpointError",
+    "GCReport",
     "HarnessCheckpointer",
     "HarnessError",
     "HarnessMetadata",
@@ -87,6 +89,7 @@ __all__ = [
     "StoreNotOpenError",
     "StoreUnavailableError",
     "SyncEngine",
+    "ThreadReport",
     "TimeTravelResult",
     "TreeEdge",
     "TreeItem",

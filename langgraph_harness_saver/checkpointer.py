@@ -41,10 +41,12 @@ from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted, store_of
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.keeping import Keeping
 from langgraph_harness_saver.lineage import Memory
 from langgraph_harness_saver.listing import Listing
 from langgraph_harness_saver.reader import checkpoint_of
 from langgraph_harness_saver.records import CheckpointRecord
+from langgraph_harness_saver.retention import Retention
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
 from langgraph_harness_saver.stores.base import Store
@@ -77,6 +79,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         *,
         config: CheckpointerConfig | None = None,
         backend: Store | None = None,
+        retention: Retention | str | None = None,
     ) -> None:
         """Use `backend`, or the store that `conn`, `config` or the environment describes, or memory.
 
@@ -87,6 +90,8 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
             serde: Writes and reads values.
             config: Options for what `conn` is, or all of them.
             backend: A store.
+            retention: Which checkpoints of a thread stay as others come, instead of the config's: a
+                `Retention`, or as text "keep_last_n:100".
         """
         if isinstance(conn, str):
             raise InvalidConfigError(
@@ -115,7 +120,10 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self._cache = ImageCache(self.config.cache_bytes)
         self._lines = Memory()
         self._sweeper = Sweeper(self.backend, self._bridge)
-        self._made: tuple[SerializerProtocol, Core] | None = None
+        self._keepers: list[Keeping] = [
+            Keeping(self.config.retention if retention is None else Retention.of(retention))
+        ]
+        self._made: tuple[SerializerProtocol, Keeping, Core] | None = None
         if given is None:
             # Copies of a saver share it, so the last of them to go takes the connections along.
             self._life = _Life()
@@ -149,12 +157,36 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
     def _core(self) -> Core:
         self._sweeper.start()
         # LangGraph sets `serde` on copies of a saver, and its server on the saver itself.
-        made, serde = self._made, self.serde
-        if made is None or made[0] is not serde:
+        made, serde, keeping = self._made, self.serde, self._keepers[0]
+        if made is None or made[0] is not serde or made[1] is not keeping:
             codec = Codec(serde, bare=self.backend.bare)
-            made = self._made = (serde, Core(self.backend, codec, self._cache, self._lines))
-            self._sweeper.core = made[1]
-        return made[1]
+            core = Core(
+                self.backend,
+                codec,
+                self._cache,
+                self._lines,
+                None if keeping.retention.keeps_all else keeping,
+            )
+            made = self._made = (serde, keeping, core)
+            self._sweeper.core = core
+        return made[2]
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints of a thread stay as others come; may be set at any time, for all copies."""
+        return self._keepers[0].retention
+
+    @retention.setter
+    def retention(self, retention: Retention | str | None) -> None:
+        self._keepers[0] = Keeping(Retention.of(retention))
+
+    @property
+    def failures(self) -> int:
+        """How often a put was stored, and what should have gone then is still there; see the log."""
+        return self._keepers[0].failures
+
+    def _keeping(self, retention: Retention | str | None = None) -> Keeping:
+        return self._keepers[0] if retention is None else Keeping(Retention.of(retention))
 
     # --- life --------------------------------------------------------------------------------------
 

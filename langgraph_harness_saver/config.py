@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.retention import Retention
 from langgraph_harness_saver.stores.base import Store
 from langgraph_harness_saver.stores.memory import MemoryStore
 from langgraph_harness_saver.stores.postgres_url import conn_string_of, is_keyword_string
@@ -86,6 +87,8 @@ with warnings.catch_warnings():
         """How long replicas have for it."""
         ttl_seconds: float | None = Field(None, gt=0)
         """Seconds after its last write at which a thread expires; never, if None."""
+        retention: Annotated[Retention, NoDecode, BeforeValidator(Retention.of)] = Retention()
+        """Which checkpoints of a thread stay as others come: "keep_last_n:100"; all of them by default."""
         schema: str | None = None  # type: ignore[assignment]
         """The schema that a Postgres store's tables live in; the first of the search_path, if None."""
         create_schema: bool = True

@@ -16,6 +16,7 @@ from langgraph_harness_saver.errors import (
     SerializationError,
 )
 from langgraph_harness_saver.family import ending, kept_slots, reader_of, removal, standalone, unused_parts
+from langgraph_harness_saver.keeping import Keeping
 from langgraph_harness_saver.lineage import Lineage, Memory, Walk
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import (
@@ -67,11 +68,14 @@ class Selection(NamedTuple):
 class Core:
     """Reads and writes checkpoints through a codec, a store and a cache."""
 
-    def __init__(self, store: Store, codec: Codec, cache: ImageCache, memory: Memory) -> None:
+    def __init__(
+        self, store: Store, codec: Codec, cache: ImageCache, memory: Memory, keeping: Keeping | None = None
+    ) -> None:
         self.store = store
         self.codec = codec
         self.cache = cache
         self.lineage = Lineage(store, codec, memory)
+        self.keeping = keeping
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -133,6 +137,8 @@ class Core:
         if result == PutResult.OCCUPIED:
             return await self._put_again(key, parent_id, dump, done, head)
         self.cache.add(image)
+        if self.keeping is not None:
+            await self.keeping.after_put(self, row, image, parts)
         return done
 
     async def _put_again(
@@ -170,7 +176,13 @@ class Core:
         self.cache.drop(key)
         await self.end(key.thread_id, expired=True)
         await self.store.revise(key.thread_id, plan)
+        await self.keep(key)
         return done
+
+    async def keep(self, key: CheckpointKey) -> None:
+        """Let go what is to go now that a checkpoint was added otherwise than by `put`."""
+        if self.keeping is not None:
+            await self.keeping.keep(self, key)
 
     def put_writes(
         self, key: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -190,6 +202,8 @@ class Core:
                 # It has expired, and is to begin anew.
                 await self.end(key.thread_id, expired=True)
                 await self.store.put_writes(key, rows, parts)
+            if self.keeping is not None:
+                self.keeping.grew(key.thread_id, rows, parts)
 
     # --- reading -----------------------------------------------------------------------------------
 

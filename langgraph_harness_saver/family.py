@@ -18,13 +18,17 @@ from langgraph_harness_saver.rows import (
     CheckpointRow,
     Family,
     Kind,
+    Outline,
     Page,
     PartRow,
 )
-from langgraph_harness_saver.slots import Blob, Body, Encoded, Image, Ref, Slot, revision
+from langgraph_harness_saver.slots import RAW, Blob, Body, Encoded, Image, Ref, Slot, revision
 
 REBASE_FACTOR = 4
 """Survivors are stored whole again if their values are at most this many times what that frees."""
+
+ROW_BYTES = 128
+"""What a row costs beside its body."""
 
 Rows = dict[CheckpointKey, CheckpointRow]
 
@@ -38,7 +42,43 @@ def removal(codec: Codec, family: Family, gone: Iterable[CheckpointKey]) -> Chan
     """
     plan = _Removal(codec, family, set(gone))
     plan.relink()
+    plan.drop_anchors()
     plan.rebase_or_hide()
+    return plan.change()
+
+
+def retirement(
+    codec: Codec, family: Family, outline: Outline, gone: Collection[CheckpointKey], *, readable: bool
+) -> Change:
+    """Take checkpoints out of sight, at the cost of these and their neighbours however long the thread is.
+
+    Their bytes stay, for whoever needs them, until `collection` drops what nobody does. `family` holds them,
+    all that have one of them as their parent, and their ancestors up to the nearest survivors; unless it is
+    `readable`, no channel of theirs is rebuilt from what ancestors hold.
+    """
+    plan = _Removal(codec, family, set(gone))
+    plan.relink(anchors=readable)
+    named = {plan.rows.get(node.key, node).parent_id for node in outline.nodes if node.key not in plan.gone}
+    plan.gone.update(
+        k for k, r in plan.rows.items() if r.kind == Kind.ANCHOR and k.checkpoint_id not in named
+    )
+    for key in plan.gone:
+        body = plan.rows[key].body
+        plan.rows[key] = CheckpointRow(key, None, body, b"", revision(body, b"", None), kind=Kind.HIDDEN)
+    rows = [row for key, row in plan.rows.items() if family.rows.get(key) is not row]
+    return Change(rows, writes={k: () for k in plan.gone if k in family.writes}, parts=plan.parts)
+
+
+def collection(codec: Codec, family: Family, gone: Collection[CheckpointKey] = ()) -> Change:
+    """Delete checkpoints, and what was left of others, so that no survivor is stored anew but its parent.
+
+    What survivors need of a deleted one stays in a hidden row. Where that is the end of a long chain of
+    differences, it is stored whole, in its place, if that takes less than the chain.
+    """
+    plan = _Removal(codec, family, set(gone))
+    plan.relink()
+    plan.drop_anchors()
+    plan.shorten_or_hide()
     return plan.change()
 
 
@@ -99,6 +139,7 @@ def standalone(codec: Codec, family: Family, thread_id: str) -> Family:
         return family
     plan = _Removal(codec, family, set(others))
     plan.relink()
+    plan.drop_anchors()
     leaving = {k for k, r in plan.rows.items() if r.kind == Kind.HIDDEN} | plan.gone
     for key in plan.dependents(leaving):
         plan.rebase(key)
@@ -199,17 +240,20 @@ class _Removal:
         self.rows = dict(self.family.rows)
         self.reader = reader_of(self.codec, self.rows, self.family)
 
-    def relink(self) -> None:
-        """Give every survivor a parent that survives."""
+    def relink(self, *, anchors: bool = True) -> None:
+        """Give every survivor a parent that survives, or an anchor where it needs one."""
         survivors = [r for k, r in self.rows.items() if r.kind == Kind.LIVE and k not in self.gone]
         for row in survivors:
             path, parent_id = self._path(row)
             if any(step.key in self.gone for step in path):
-                anchor = self._anchor(row, path, parent_id)
+                anchor = self._anchor(row, path, parent_id) if anchors else None
                 if anchor is not None:
                     self._take(anchor)
                     parent_id = anchor.row.key.checkpoint_id
                 self._replace(row, parent_id)
+
+    def drop_anchors(self) -> None:
+        """Let anchors go that nobody has as parent."""
         parents = {self._parent(r) for _, r in self._surviving()}
         self.gone.update(k for k, r in self.rows.items() if r.kind == Kind.ANCHOR and k not in parents)
 
@@ -228,6 +272,49 @@ class _Removal:
                 needed = needs(self.reader, [k for k, _ in self._surviving()])
         for key in leaving:
             self._hide(key, {n: s for n, s in self.reader.body(key).slots.items() if Ref(key, n) in needed})
+
+    def shorten_or_hide(self) -> None:
+        """Make do without the rows that go, leaving those that stay as they are."""
+        self.gone |= {k for k, r in self.rows.items() if r.kind == Kind.HIDDEN}
+        heads: set[Ref] = set()
+        needed: set[Ref] = set()
+        ends: set[Ref] = set()
+        for key, _ in self._surviving():
+            head, *refs = self._refs(key)
+            _follow(self.reader, head, heads)
+            for ref in refs:
+                end = self._end(ref)
+                if end is not None:
+                    ends.add(end)
+                    _follow(self.reader, end, needed)
+        short = {ref: self._whole(ref) for ref in ends if self.reader.slot(ref).base is not None}
+        kept = {key: self._left(key, heads | needed) for key in self.gone}
+        if short:
+            shortened = {key: {**self._left(key, heads | ends), **_of(short, key)} for key in self.gone}
+            freed = sum(
+                ROW_BYTES + len(self.rows[key].body)
+                for key in self.gone
+                if kept[key] and len(shortened[key]) < len(kept[key])
+            )
+            if sum(len(slot.data) for slot in short.values()) <= REBASE_FACTOR * freed:
+                kept = shortened
+        for key, slots in kept.items():
+            self._hide(key, slots)
+
+    def _end(self, ref: Ref) -> Ref | None:
+        """Return the first slot below a value that is in a row which goes."""
+        one: Ref | None = ref
+        while one is not None and one.key not in self.gone:
+            one = self.reader.slot(one).base
+        return one
+
+    def _whole(self, ref: Ref) -> Slot:
+        """Return a slot with its value whole: in the row, for survivors don't name a part that is new."""
+        blob = self.reader.blob(ref)
+        return Slot(RAW, blob.type, blob.digest, blob.data)
+
+    def _left(self, key: CheckpointKey, needed: set[Ref]) -> dict[int, Slot]:
+        return {n: slot for n, slot in self.reader.body(key).slots.items() if Ref(key, n) in needed}
 
     def change(self) -> Change:
         """Return what is to be done."""
@@ -345,6 +432,8 @@ class _Removal:
             del self.rows[key]
             return
         row = self.rows[key]
+        if row.kind == Kind.HIDDEN and slots == self.reader.body(key).slots:
+            return
         body = self.codec.seal_body(Body(None, dict(slots)), key)
         if row.kind != Kind.HIDDEN or body != row.body:
             self.rows[key] = CheckpointRow(key, None, body, b"", revision(body, b"", None), kind=Kind.HIDDEN)
@@ -357,6 +446,10 @@ class _Removal:
         self.rows[encoded.row.key] = encoded.row
         self.parts += encoded.parts
         self.reader = reader_of(self.codec, self.rows, self.family)
+
+
+def _of(slots: Mapping[Ref, Slot], key: CheckpointKey) -> dict[int, Slot]:
+    return {ref.slot: slot for ref, slot in slots.items() if ref.key == key}
 
 
 def _replayed(channel: str, own: set[str]) -> bool:

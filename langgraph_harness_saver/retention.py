@@ -13,7 +13,7 @@ from typing import Any
 from langgraph_harness_saver.errors import InvalidConfigError
 
 LINES = 100
-"""So many heads of lines that have been left stay, the newest ones, beside the thread's own head."""
+"""So many heads of lines that have been left stay whatever the policy, the newest ones."""
 
 
 class CheckpointGC(str, Enum):
@@ -87,6 +87,11 @@ class Retention:
     def keeps_all(self) -> bool:
         """Whether nothing ever goes."""
         return self.policy == CheckpointGC.KEEP_ALL
+
+    @property
+    def newest(self) -> int | None:
+        """How many of the newest checkpoints stay, where that is what the policy says."""
+        return int(self.param or 0) if self.policy == CheckpointGC.KEEP_LAST_N else None
 
 
 def _known() -> str:
@@ -179,10 +184,16 @@ def staying(retention: Retention, roots: Iterable[Root], now: float) -> dict[str
     line = sorted(roots, key=lambda root: root.checkpoint_id)
     if not line:
         return {}
-    kept = dict.fromkeys(_heads_of_lines(line), Why.LINE_HEAD)
-    kept.update((root.checkpoint_id, root.holds) for root in line if root.holds is not None)
+    heads = _heads_of_lines(line)
+    kept = {root.checkpoint_id: root.holds for root in line if root.holds is not None}
     kept[line[-1].checkpoint_id] = Why.HEAD
-    for checkpoint_id in _POLICIES[retention.policy](line, retention.param, now, kept):
+    safe = {*kept, *heads[-LINES:]}
+    policy = frozenset(_POLICIES[retention.policy](line, retention.param, now, safe))
+    # Those that stay anyway don't count.
+    left = [one for one in heads if one not in policy and one not in kept]
+    kept.update(dict.fromkeys(left[-LINES:], Why.LINE_HEAD))
+    kept.update((one, Why.LINE_HEAD) for one in heads if one in policy and one not in kept)
+    for checkpoint_id in policy:
         kept.setdefault(checkpoint_id, Why.POLICY)
     for checkpoint_id in _forks(line, kept):
         if kept.get(checkpoint_id, Why.POLICY) == Why.POLICY:
@@ -265,15 +276,14 @@ def _spaced(places: Sequence[int], count: int) -> list[int]:
 
 
 def _heads_of_lines(line: Sequence[Root]) -> list[str]:
-    """Return the newest checkpoints that nothing came of, of those on a line that parted from another one."""
+    """Return the checkpoints that nothing came of, of those on a line that parted from another one."""
     parents = {root.checkpoint_id: root.parent_id for root in line}
     children: dict[str, int] = {}
     for parent in parents.values():
         if parent is not None and parent in parents:
             children[parent] = children.get(parent, 0) + 1
     parted: dict[str, bool] = {}
-    heads = [one for one in parents if one not in children and _parted(one, parents, children, parted)]
-    return heads[-LINES:]
+    return [one for one in parents if one not in children and _parted(one, parents, children, parted)]
 
 
 def _parted(

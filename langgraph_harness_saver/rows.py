@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -184,6 +184,37 @@ class Tag(NamedTuple):
 
     name: str
     key: CheckpointKey
+
+
+class Node(NamedTuple):
+    """One checkpoint or anchor of a family without its body; `size` is in bytes, of body and metadata."""
+
+    key: CheckpointKey
+    parent_id: str | None
+    rev: int
+    kind: Kind
+    metadata: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Which checkpoints and anchors a family has, which of them have tags, and its branches' records.
+
+    `last`: of a thread's newest root checkpoints, the last one that had been asked for; see `Store.outline`.
+    """
+
+    nodes: Sequence[Node] = ()
+    tagged: frozenset[CheckpointKey] = frozenset()
+    branches: Mapping[str, Branch] = field(default_factory=dict)
+    last: str | None = None
+
+
+class Needed(NamedTuple):
+    """Which rows of a family a revision is about; if `readable`, what reading them takes is loaded too."""
+
+    keys: Collection[CheckpointKey]
+    readable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,7 @@ class Travel:
                 self._core.cache.drop(CheckpointKey(thread_id, "", checkpoint))
         else:
             await self._graft(graft)
+        await self._core.keep(CheckpointKey(thread_id, "", root_id))
         return Rewound(root_id, old_head)
 
     def _discarding(self, family: Family, graft: Graft, thread_id: str, discard: set[str]) -> Change:

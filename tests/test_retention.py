@@ -112,7 +112,7 @@ def test_checkpoints_without_parents_are_no_lines():
 def test_lines_without_end_do_not_pile_up():
     roots = [Root("0000")]
     roots += [Root(f"{i:04}", "0000") for i in range(1, 500)]
-    assert len(kept("keep_last_n:1", roots)) == 101
+    assert len(kept("keep_last_n:1", roots)) == 102
 
 
 def test_circles_end():

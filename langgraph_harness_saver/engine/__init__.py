@@ -14,6 +14,7 @@ from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, BranchExistsError, CheckpointNotFoundError
+from langgraph_harness_saver.keeping import GCReport, ThreadReport
 from langgraph_harness_saver.rows import Branch
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointTree",
     "Conflict",
+    "GCReport",
     "MergeConflict",
     "MergeResult",
     "Snapshot",
@@ -33,6 +35,7 @@ __all__ = [
     "SnapshotMetadata",
     "SnapshotTrigger",
     "SyncEngine",
+    "ThreadReport",
     "TimeTravelResult",
     "TreeEdge",
     "TreeItem",

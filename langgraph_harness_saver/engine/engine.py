@@ -16,6 +16,7 @@ from langgraph_harness_saver.config import CheckpointBackend, CheckpointerConfig
 from langgraph_harness_saver.core import Core, Stored, contains
 from langgraph_harness_saver.engine.arguments import checkpoint_name, thread_name
 from langgraph_harness_saver.engine.blame import Blame, BlameStep, BlameTracer
+from langgraph_harness_saver.engine.collecting import CollectionMethods
 from langgraph_harness_saver.engine.compare import ABSENT
 from langgraph_harness_saver.engine.diff import CheckpointDiff, diff_values
 from langgraph_harness_saver.engine.lines import Lines
@@ -48,7 +49,7 @@ class TimeTravelResult:
     can_replay: bool
 
 
-class CheckpointEngine(SnapshotMethods):
+class CheckpointEngine(SnapshotMethods, CollectionMethods):
     """Time travel, branches, merges, differences and tags over a `HarnessCheckpointer`.
 
     All methods are async; `engine.sync` has the same ones for sync callers. With `graph`, the compiled graph

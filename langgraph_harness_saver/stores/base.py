@@ -17,6 +17,8 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Needed,
+    Outline,
     Page,
     PartRow,
     PutResult,
@@ -30,6 +32,9 @@ Known = Callable[[CheckpointKey, int], bool]
 """Tells whether the caller already holds the bytes of the row with this key and rev."""
 
 Plan = Callable[[Family], Change]
+
+Choice = Callable[[Outline], "Needed | None"]
+"""Says of which rows a revision is, None: of all."""
 
 
 class Unconditional:
@@ -137,10 +142,31 @@ class Store(ABC):
         """Return the family of a thread."""
 
     @abstractmethod
-    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+    async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
+        """Return what the family of a thread consists of, without loading it.
+
+        With `newest`, nothing if the thread has no more root checkpoints than so many. Otherwise only those
+        nodes whose id, or their parent's, isn't above that of the last of these; and anchors, with all that
+        have one as parent.
+        """
+
+    @abstractmethod
+    async def revise(
+        self,
+        thread_id: str,
+        plan: Plan,
+        *,
+        expired: bool = False,
+        choose: Choice | None = None,
+        newest: int | None = None,
+    ) -> None:
         """Apply what `plan` makes of the thread's family, with no other write to it in between.
 
         `plan` may be called more than once. With `expired`, nothing happens unless the thread has expired.
+
+        `choose` is given the family's `outline` first, with `newest`, as it is in the same transaction. Of
+        the family the plan gets the rows that it names, with their writes, and no other: of parts it must
+        drop none. Where it names none, nothing happens.
         """
 
     @abstractmethod
@@ -222,6 +248,13 @@ class Store(ABC):
     @abstractmethod
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         """Return the ids of threads that have a live checkpoint of one of these runs."""
+
+    @abstractmethod
+    async def threads(self, after: str | None, size: int) -> Sequence[str]:
+        """Return the next `size` threads that have a checkpoint, in an order of the store's own.
+
+        `after` is the last of those before; one that has gone meanwhile will do.
+        """
 
     @abstractmethod
     async def sweep(self) -> int:

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import ClassVar, Literal
 
 from langgraph_harness_saver.errors import (
@@ -26,6 +27,9 @@ from langgraph_harness_saver.rows import (
     Family,
     Graft,
     Kind,
+    Needed,
+    Node,
+    Outline,
     Page,
     PartRow,
     PutResult,
@@ -33,8 +37,9 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    merge_spans,
 )
-from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
 
 _Writes = dict[tuple[str, str, int, bytes], WriteRow]
 """Writes in order of arrival, by what makes two of them the same."""
@@ -351,13 +356,56 @@ class MemoryStore(Store, Forkable):
         with self._lock:
             return self._family(thread_id)
 
-    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+    async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
+        with self._lock:
+            return self._outline(thread_id, newest)
+
+    def _outline(self, thread_id: str, newest: int | None) -> Outline:
+        last = None
+        if newest is not None:
+            line = self._held(thread_id).lines.get("")
+            if line is None or len(line.live) <= newest:
+                return Outline()
+            last = line.live[-newest]
+        threads = [self._held(name) for name in self._members(thread_id)]
+        anchors = {r.key.checkpoint_id for t in threads for r in t.rows() if r.kind == Kind.ANCHOR}
+        return Outline(
+            [
+                Node(r.key, r.parent_id, r.rev, r.kind, r.metadata, len(r.body) + len(r.metadata))
+                for thread in threads
+                for r in thread.rows()
+                if r.kind != Kind.HIDDEN
+                and (
+                    last is None
+                    or r.key.checkpoint_id <= last
+                    or (r.parent_id is not None and r.parent_id <= last)
+                    or r.key.checkpoint_id in anchors
+                    or r.parent_id in anchors
+                )
+            ],
+            frozenset(key for thread in threads for key in thread.tags.values()),
+            {branch.thread_id: branch for branch in self._records(thread_id)},
+            last,
+        )
+
+    async def revise(
+        self,
+        thread_id: str,
+        plan: Plan,
+        *,
+        expired: bool = False,
+        choose: Choice | None = None,
+        newest: int | None = None,
+    ) -> None:
         with self._lock:
             if expired and thread_id not in self._expired():
                 return
+            needed = choose(self._outline(thread_id, newest)) if choose else None
+            if needed is not None and not needed.keys:
+                return
             if not self._records(thread_id):
                 self._entered(thread_id)
-            change = plan(self._family(thread_id))
+            change = plan(self._family(thread_id) if needed is None else self._some(thread_id, needed))
             if change == Change():
                 return
             family = self._family_of(thread_id)
@@ -435,6 +483,11 @@ class MemoryStore(Store, Forkable):
                 and any(row.run_id in runs for row in thread.rows() if row.kind == Kind.LIVE)
             ]
 
+    async def threads(self, after: str | None, size: int) -> Sequence[str]:
+        with self._lock:
+            names = [name for name in self._threads if after is None or name > after]
+            return nsmallest(size, (n for n in names if (thread := self._thread(n)) and thread.live))
+
     async def sweep(self) -> int:
         with self._lock:
             expired = [name for name in self._expired() if not self._records(name)]
@@ -504,6 +557,23 @@ class MemoryStore(Store, Forkable):
             else {},
             {branch.thread_id: branch for branch in self._records(thread_id)},
         )
+
+    def _some(self, thread_id: str, needed: Needed) -> Family:
+        """Return the part of a family that a revision is about."""
+        rows = {key: row for key in needed.keys if (row := self._held(key.thread_id).row(key))}
+        writes = {
+            key: tuple(some.values())
+            for key in needed.keys
+            if (some := self._held(key.thread_id).writes.get(key[1:]))
+        }
+        if needed.readable:
+            for span in merge_spans(span for row in rows.values() for span in row.reach):
+                line = self._held(span.thread_id).lines.get(span.checkpoint_ns)
+                below = line.between(span.first, span.last) if line else ()
+                rows = {**{row.key: row for row in below}, **rows}
+        parts = self._parts.get(self._family_of(thread_id), {})
+        records = {branch.thread_id: branch for branch in self._records(thread_id)}
+        return Family(rows, writes, parts, records)
 
     def _matching(self, query: Query) -> Iterable[CheckpointRow]:
         if query.thread_id is not None and query.checkpoint_ns is not None:

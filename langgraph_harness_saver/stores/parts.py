@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from langgraph_harness_saver.rows import Change, Family
@@ -16,7 +17,20 @@ class _Missing(Exception):  # noqa: N818
     """A plan has asked for a part that isn't loaded."""
 
 
-class LazyParts(Mapping[bytes, bytes]):
+class SizedParts(Mapping[bytes, bytes]):
+    """The parts of a family, whose sizes are known without loading them."""
+
+    @abstractmethod
+    def size(self, part_id: bytes) -> int:
+        """Return how many bytes a part has."""
+
+
+def size_of_part(parts: Mapping[bytes, bytes], part_id: bytes) -> int:
+    """Return how many bytes a part has, without loading it if it can be told so."""
+    return parts.size(part_id) if isinstance(parts, SizedParts) else len(parts[part_id])
+
+
+class LazyParts(SizedParts):
     """The parts of a family, of which some are loaded."""
 
     def __init__(self, sizes: Mapping[bytes, int]) -> None:
@@ -36,6 +50,9 @@ class LazyParts(Mapping[bytes, bytes]):
 
     def __contains__(self, part_id: object) -> bool:
         return part_id in self.sizes
+
+    def size(self, part_id: bytes) -> int:
+        return self.sizes[part_id]
 
     def next(self, wanted: bytes) -> list[bytes]:
         """Name the parts to load next, the wanted one among them."""

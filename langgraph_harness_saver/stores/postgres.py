@@ -30,6 +30,8 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Needed,
+    Outline,
     Page,
     PartRow,
     PutResult,
@@ -37,9 +39,10 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    merge_spans,
 )
 from langgraph_harness_saver.search import searchable
-from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
 from langgraph_harness_saver.stores.batches import Call
 from langgraph_harness_saver.stores.opening import FLUSH_BYTES, FLUSH_CALLS, Opening, Queues
 from langgraph_harness_saver.stores.packing import decode, encode
@@ -54,6 +57,7 @@ from langgraph_harness_saver.stores.postgres_rows import (
     event_values,
     graft_values,
     key_values,
+    node_of,
     page_of,
     part_values,
     put_values,
@@ -398,20 +402,12 @@ class PostgresStore(Store):
     async def _family(self, statements: Statements, thread_id: str, *, lock: bool = False) -> _Read:
         suffix = "_locked" if lock else ""
         records = await self._records(statements, thread_id)
-        members = [records[0].family, *(b.thread_id for b in records)] if records else [thread_id]
-        threads = {thread_key(member): member for member in members}
+        threads = _members(thread_id, records)
         keys = list(threads)
         items = await statements.fetch(self._sql(f"rows{suffix}"), keys)
         rows = {row.key: row for row in (stored_row(item, threads[item["thread"]]) for item in items)}
         sizes = await statements.fetch(self._sql(f"part_sizes{suffix}"), keys)
-        writes: dict[CheckpointKey, list[WriteRow]] = {}
-        arrivals: list[tuple[str, bytes, bytes, int]] = []
-        for item in await statements.fetch(self._sql("writes"), keys):
-            key = stored_key(item, threads[item["thread"]])
-            write = write_of(item, item["call"], item["task_id"], item["task_path"])
-            writes.setdefault(key, []).append(write)
-            place = (item["thread"], item["checkpoint_ns"], item["checkpoint_id"], item["arrival"])
-            arrivals.append(place)
+        writes, arrivals = _grouped(await statements.fetch(self._sql("writes"), keys), threads)
         parts = LazyParts({size["part_id"]: size["size"] for size in sizes})
         return _Read(rows, writes, parts, {b.thread_id: b for b in records}, threads, arrivals)
 
@@ -499,14 +495,51 @@ class PostgresStore(Store):
         await self.open()
         return bool(await self._fetch("untag", self.clock(), thread_key(thread_id), encode(name)))
 
-    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+    async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
+        await self.open()
+        return await self._pool.run(lambda statements: self._outline(statements, thread_id, newest))
+
+    async def _outline(self, statements: Statements, thread_id: str, newest: int | None) -> Outline:
+        records = await self._records(statements, thread_id)
+        threads = _members(thread_id, records)
+        now = self.clock()
+        values = (now, thread_key(thread_id), list(threads), None if newest is None else newest - 1)
+        items = await statements.fetch(self._sql("outline"), *values)
+        nodes = [node_of(item, threads[item["thread"]]) for item in items]
+        tagged = frozenset(node.key for node, item in zip(nodes, items, strict=True) if item["is_tagged"])
+        last = id_of_key(items[0]["last"]) if newest is not None and items else None
+        return Outline(nodes, tagged, {branch.thread_id: branch for branch in records}, last)
+
+    async def revise(
+        self,
+        thread_id: str,
+        plan: Plan,
+        *,
+        expired: bool = False,
+        choose: Choice | None = None,
+        newest: int | None = None,
+    ) -> None:
         await self.open()
         thread = thread_key(thread_id)
+        needed: Needed | None = None
+        if choose is not None:
+            # Mostly there is nothing to be done, and then nobody should have to wait for it.
+            needed = choose(await self.outline(thread_id, newest))
+            if needed is not None and not needed.keys:
+                return None
 
         async def work(statements: Statements) -> None:
             async with statements.transaction():
-                if await statements.first(self._sql("begin_revision"), self.clock(), thread, expired):
+                if not await statements.first(self._sql("begin_revision"), self.clock(), thread, expired):
+                    return
+                family: _Read | None
+                if needed is None or choose is None:
                     family = await self._locked_family(statements, thread_id)
+                    if choose is not None:
+                        choose(await self._outline(statements, thread_id, newest))
+                else:
+                    family = await self._locked_part(statements, thread_id, needed, choose, newest)
+                if family is not None:
                     load = partial(self._load_parts, statements, family.keys)
                     change = await run_plan(plan, family, load)
                     if change != Change():
@@ -531,6 +564,43 @@ class PostgresStore(Store):
             keys = await statements.fetch(self._sql("keys_locked"), family.keys)
             if all(stored_key(key, family.threads[key["thread"]]) in family.rows for key in keys):
                 return family
+
+    async def _locked_part(
+        self, statements: Statements, thread_id: str, needed: Needed, choose: Choice, newest: int | None
+    ) -> _Read | None:
+        """Read a part of a family when nothing can be added that leans on it; None: nothing is to be done."""
+        while True:
+            family = await self._part(statements, thread_id, needed)
+            again = choose(await self._outline(statements, thread_id, newest))
+            if again is not None and not again.keys:
+                return None
+            if again is None:
+                return await self._locked_family(statements, thread_id)
+            if set(again.keys) <= set(needed.keys) and again.readable <= needed.readable:
+                return family
+            needed = again
+
+    async def _part(self, statements: Statements, thread_id: str, needed: Needed) -> _Read:
+        records = await self._records(statements, thread_id)
+        threads = _members(thread_id, records)
+        # In one order everywhere, as others lock rows too.
+        places = sorted(key_values(key) for key in needed.keys)
+        items = list(await statements.fetch(self._sql("some_locked"), *columns(places, 3)))
+        rows = {row.key: row for row in (stored_row(item, threads[item["thread"]]) for item in items)}
+        parts: dict[bytes, int] = {}
+        if needed.readable:
+            for span in merge_spans([span for row in rows.values() for span in row.reach]):
+                line = (thread_key(span.thread_id), encode(span.checkpoint_ns))
+                limits = (id_key(span.first), id_key(span.last))
+                for item in await statements.fetch(self._sql("rows_between"), *line, *limits):
+                    row = stored_row(item, threads[item["thread"]])
+                    rows.setdefault(row.key, row)
+            sizes = await statements.fetch(self._sql("part_sizes"), list(threads))
+            parts = {size["part_id"]: size["size"] for size in sizes}
+        written = await statements.fetch(self._sql("some_writes"), *columns(places, 3))
+        writes, arrivals = _grouped(written, threads)
+        named = {branch.thread_id: branch for branch in records}
+        return _Read(rows, writes, LazyParts(parts), named, threads, arrivals)
 
     async def _apply(self, statements: Statements, thread_id: str, family: _Read, change: Change) -> None:
         await self._record(statements, family, change)
@@ -606,6 +676,11 @@ class PostgresStore(Store):
         rows = await self._fetch("threads_of_runs", self.clock(), [id_key(run_id) for run_id in run_ids])
         return [decode(row["thread_id"]) for row in rows]
 
+    async def threads(self, after: str | None, size: int) -> Sequence[str]:
+        await self.open()
+        last = None if after is None else thread_key(after)
+        return [decode(row[0]) for row in await self._fetch("threads", self.clock(), last, size)]
+
     async def sweep(self) -> int:
         await self.open()
         swept, last = 0, str(UUID(int=0))
@@ -615,6 +690,26 @@ class PostgresStore(Store):
             if len(rows) < SWEEP_BATCH:
                 return swept
             last = rows[-1][0]
+
+
+def _members(thread_id: str, records: Sequence[Branch]) -> dict[str, str]:
+    """Return the ids of a family's threads by their keys, that which parts are stored under first."""
+    members = [records[0].family, *(b.thread_id for b in records)] if records else [thread_id]
+    return {thread_key(member): member for member in members}
+
+
+def _grouped(
+    items: Sequence[Any], threads: Mapping[str, str]
+) -> tuple[dict[CheckpointKey, list[WriteRow]], list[tuple[str, bytes, bytes, int]]]:
+    """Return writes by their checkpoints, and what names each."""
+    writes: dict[CheckpointKey, list[WriteRow]] = {}
+    arrivals: list[tuple[str, bytes, bytes, int]] = []
+    for item in items:
+        key = stored_key(item, threads[item["thread"]])
+        write = write_of(item, item["call"], item["task_id"], item["task_path"])
+        writes.setdefault(key, []).append(write)
+        arrivals.append((item["thread"], item["checkpoint_ns"], item["checkpoint_id"], item["arrival"]))
+    return writes, arrivals
 
 
 def _state(error: StoreError) -> str | None:

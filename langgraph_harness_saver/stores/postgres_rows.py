@@ -20,6 +20,7 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Graft,
     Kind,
+    Node,
     Page,
     PartRow,
     Span,
@@ -228,6 +229,19 @@ def write_of(item: Mapping[str, Any], call: int, task_id: bytes, path: bytes | N
 def stored_row(item: Mapping[str, Any], thread_id: str) -> CheckpointRow:
     """Return a row of the table of checkpoints."""
     return _made(item, stored_key(item, thread_id), item["rev"], item["metadata"])
+
+
+def node_of(item: Mapping[str, Any], thread_id: str) -> Node:
+    """Return the node in a result of the `outline` query."""
+    parent_id = item["parent_id"]
+    return Node(
+        stored_key(item, thread_id),
+        None if parent_id is None else id_of_key(parent_id),
+        item["rev"],
+        Kind(item["kind"]),
+        item["metadata"],
+        item["size"],
+    )
 
 
 def stored_key(item: Mapping[str, Any], thread_id: str) -> CheckpointKey:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,8 @@ from langgraph_harness_saver.rows import (
     Family,
     Graft,
     Kind,
+    Needed,
+    Outline,
     Page,
     PartRow,
     PutResult,
@@ -39,8 +42,9 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    merge_spans,
 )
-from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
 from langgraph_harness_saver.stores.batches import Call, Pauses
 from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.opening import Opening, Queues
@@ -66,6 +70,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     read_facts,
     read_id,
     read_namespaces,
+    read_node,
     read_place,
     read_records,
     read_row,
@@ -189,6 +194,8 @@ class RedisStore(Store):
         self._homes = Homes(self.prefix, self._ask)
         self._index = Index(self.prefix, self._ask, self._homes, self._new_stamp)
         self._scanner = Scanner(self._index, lambda: self._times()[0])
+        # What a walk over all threads goes on from: the indexes are by checkpoints.
+        self._names: list[str] | None = None
         self._closed = False
         self._stamps = itertools.count()
         self._stamper = (0, b"")
@@ -681,7 +688,69 @@ class RedisStore(Store):
 
     # --- changing ----------------------------------------------------------------------------------
 
-    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+    async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
+        await self.open()
+        outline, _ = await self._outline(thread_id, newest)
+        return outline
+
+    async def _outline(self, thread_id: str, newest: int | None) -> tuple[Outline, Facts]:
+        """Return an outline, and what META held at that time."""
+        now = self.clock()
+        counted = b"" if newest is None else b"%d" % newest
+        trail = Trail(self._homes, thread_id)
+        while True:
+            home = self._homes.of(thread_id)
+            asked = call(SCRIPTS["outline"], home.spot, (line_of(home.family, thread_id, ""), counted))
+            [(flat, last, found)] = await self._ask([asked])
+            facts = Facts(home, read_facts(flat))
+            elsewhere = away(facts, thread_id)
+            if elsewhere is None:
+                break
+            if not await trail.follow(elsewhere):
+                return Outline(), Facts(home, {})
+        records = read_records(facts.meta, home.family)
+        if not records and thread_id in read_expired(facts.meta, home.family, now):
+            return Outline(), facts
+        nodes = [read_node(row, size, home.family) for row, size in zip(found[::2], found[1::2], strict=True)]
+        tagged = frozenset(tag.key for tag in read_tags(facts.meta, home.family, None))
+        return Outline(nodes, tagged, records, read_id(last) if last else None), facts
+
+    async def _part(self, thread_id: str, needed: Needed, facts: Facts) -> _Read | None:
+        """Read a part of a family; None if it has changed since its facts were read."""
+        home, family = facts.home, facts.home.family
+        stamp = facts.meta.get(b"v", b"")
+        asked: Sequence[CheckpointKey] = list(needed.keys)
+        bounds: list[bytes] = []
+        rows: dict[CheckpointKey, CheckpointRow] = {}
+        writes: dict[CheckpointKey, list[WriteRow]] = {}
+        while asked or bounds:
+            arguments = [*_counted([place_of(family, key) for key in asked]), *bounds]
+            [(flat, members, written)] = await self._ask([call(SCRIPTS["rows"], home.spot, arguments)])
+            if read_facts(flat).get(b"v", b"") != stamp:
+                return None
+            rows = {**{row.key: row for row in (read_row(m, family) for m in members)}, **rows}
+            writes = writes or grouped_writes(written, family)
+            spans = merge_spans([span for row in rows.values() for span in row.reach])
+            lines = [(line_of(family, *span[:2]), span) for span in spans]
+            ends = [(line + id_form(span.first), line + id_form(span.last)) for line, span in lines]
+            bounds = list(itertools.chain.from_iterable(ends)) if asked and needed.readable else []
+            asked = ()
+        sizes: Sequence[Any] = ()
+        if needed.readable:
+            [sizes] = await self._ask([call(SCRIPTS["part_sizes"], home.spot, ())])
+        parts = LazyParts(dict(zip(sizes[::2], sizes[1::2], strict=True)))
+        records = read_records(facts.meta, family)
+        return _Read(rows, writes, parts, records, home=home, now=self.clock(), stamp=stamp)
+
+    async def revise(
+        self,
+        thread_id: str,
+        plan: Plan,
+        *,
+        expired: bool = False,
+        choose: Choice | None = None,
+        newest: int | None = None,
+    ) -> None:
         await self.open()
         pauses = Pauses()
         locked: Home | None = None
@@ -690,18 +759,34 @@ class RedisStore(Store):
                 if number >= REVISIONS_UNLOCKED:
                     locked = (await self._homes.facts(thread_id)).home
                     await self._ask([call(SCRIPTS["lock"], locked.spot, [b"%d" % (LOCK_SECONDS * 1000)])])
-                family = await self._family(thread_id)
-                if expired and not family.expired:
+                family: _Read | None
+                if choose is not None:
+                    outline, facts = await self._outline(thread_id, newest)
+                    needed = choose(outline)
+                    if needed is not None and not needed.keys:
+                        return
+                    family = await self._chosen(thread_id, needed, facts)
+                else:
+                    family = await self._family(thread_id)
+                if expired and family is not None and not family.expired:
                     return
-                change = await run_plan(plan, family, partial(self._load_parts, family.home))
-                if change == Change() or await self._apply(thread_id, family, change, if_expired=expired):
-                    return
+                if family is not None:
+                    change = await run_plan(plan, family, partial(self._load_parts, family.home))
+                    if change == Change() or await self._apply(thread_id, family, change, if_expired=expired):
+                        return
                 logger.debug("%s: others have changed thread %r meanwhile", self.where, thread_id)
                 await pauses.wait()
         finally:
             if locked is not None:
                 await self._ask([command(locked.spot, b"HDEL", locked.spot.keys[0], b"l")])
         raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
+
+    async def _chosen(self, thread_id: str, needed: Needed | None, facts: Facts) -> _Read | None:
+        """Read what has been chosen of a family; None if it has changed since."""
+        if needed is not None:
+            return await self._part(thread_id, needed, facts)
+        family = await self._family(thread_id)
+        return family if family.stamp == facts.meta.get(b"v", b"") else None
 
     async def _apply(self, thread_id: str, family: _Read, change: Change, *, if_expired: bool) -> bool:
         home = family.home
@@ -930,6 +1015,13 @@ class RedisStore(Store):
     async def threads_of_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         await self.open()
         return await self._scanner.threads_of_runs(run_ids)
+
+    async def threads(self, after: str | None, size: int) -> Sequence[str]:
+        await self.open()
+        if self._names is None or after is None:
+            self._names = sorted(await self._scanner.threads())
+        start = 0 if after is None else bisect_right(self._names, after)
+        return self._names[start : start + size]
 
     async def sweep(self) -> int:
         await self.open()

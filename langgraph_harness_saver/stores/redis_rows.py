@@ -28,6 +28,7 @@ from langgraph_harness_saver.rows import (
     Entry,
     EventRow,
     Kind,
+    Node,
     Page,
     Span,
     Tag,
@@ -257,6 +258,12 @@ def read_row(data: bytes, family: str) -> CheckpointRow:
         ) from error
 
 
+def read_node(data: bytes, size: int, family: str) -> Node:
+    """Return the node in a row that ends with its metadata; see `outline.lua`."""
+    row = read_row(data, family)
+    return Node(row.key, row.parent_id, row.rev, row.kind, row.metadata, size)
+
+
 def _read_row(data: bytes, key: CheckpointKey, at: int, family: str) -> CheckpointRow:
     (rev,), flags = _REV.unpack_from(data, at), data[at + 8]
     at += 9
@@ -403,11 +410,11 @@ def read_records(facts: Mapping[bytes, bytes], family: str) -> dict[str, Branch]
     return {branch.thread_id: branch for branch in found}
 
 
-def read_tags(facts: Mapping[bytes, bytes], family: str, thread_id: str) -> list[Tag]:
-    """Return a thread's tags, by name, from what META holds."""
-    begin = b"t" + thread_form(family, thread_id)
+def read_tags(facts: Mapping[bytes, bytes], family: str, thread_id: str | None) -> list[Tag]:
+    """Return a thread's tags, or with None its family's, by name, from what META holds."""
+    begin = b"t" if thread_id is None else b"t" + thread_form(family, thread_id)
     return sorted(
-        Tag(_read_text(name, len(begin))[0], read_place(place, family)[0])
+        Tag(_read_text(name, _read_thread(name, 1, family)[1])[0], read_place(place, family)[0])
         for name, place in facts.items()
         if name.startswith(begin)
     )

@@ -113,6 +113,17 @@ class Scanner:
         home, (_, members, _, parts) = await self._index.homes.look_once(keys[0].thread_id, ask, NO_ROWS)
         return Writes(grouped_writes(members, home.family), pairs_of(parts))
 
+    async def threads(self) -> set[str]:
+        """Return all threads that have a checkpoint."""
+        names: set[str] = set()
+        query = Query()
+        while True:
+            step = await self._step_of_all(query, SCAN_ROWS, BARE)
+            names.update(entry.row.key.thread_id for entry in step.page.entries)
+            if step.after is None:
+                return names
+            query = Query(after=step.after)
+
     # --- over all threads --------------------------------------------------------------------------
 
     async def _step_of_all(self, query: Query, count: int, wanted: bytes) -> _Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
 
@@ -20,6 +20,9 @@ from langgraph_harness_saver.rows import (
     Family,
     Graft,
     Kind,
+    Needed,
+    Node,
+    Outline,
     Page,
     PartRow,
     PutResult,
@@ -30,7 +33,7 @@ from langgraph_harness_saver.rows import (
     Writes,
     merge_spans,
 )
-from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
 from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.sqlite_file import SQL, SQLiteFile
 from langgraph_harness_saver.stores.sqlite_rows import (
@@ -46,10 +49,12 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     events_of,
     find,
     key_of,
+    nodes_of,
     place_or_stub,
     row_of,
     set_row,
     set_writes,
+    tags_of,
     writes_of,
 )
 
@@ -253,12 +258,43 @@ class SQLiteStore(Store):
 
         return await self._file.read(work)
 
-    async def revise(self, thread_id: str, plan: Plan, *, expired: bool = False) -> None:
+    async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
+        return await self._file.read(lambda connection: self._outline(connection, thread_id, newest))
+
+    def _outline(self, connection: sqlite3.Connection, thread_id: str, newest: int | None) -> Outline:
+        records = branches_of(connection, thread_id)
+        threads = self._members(connection, thread_id, records)
+        last = None
+        if newest is not None:
+            found = connection.execute(SQL["nth_root"], (threads[thread_id], newest - 1)).fetchall()
+            if len(found) < 2:
+                return Outline()
+            last = found[0][0]
+        nodes: list[Node] = []
+        tagged: list[CheckpointKey] = []
+        for name, thread in threads.items():
+            nodes += nodes_of(connection, name, thread, last)
+            tagged += [tag.key for tag in tags_of(connection, name, thread)]
+        named = {branch.thread_id: branch for branch in records}
+        return Outline(nodes, frozenset(tagged), named, None if last is None else id_of_key(last))
+
+    async def revise(
+        self,
+        thread_id: str,
+        plan: Plan,
+        *,
+        expired: bool = False,
+        choose: Choice | None = None,
+        newest: int | None = None,
+    ) -> None:
         def work(connection: sqlite3.Connection) -> None:
             there = self._thread(connection, thread_id, expired=True)
             if expired and (there is None or self._thread(connection, thread_id) is not None):
                 return
-            change = plan(self._family(connection, thread_id))
+            needed = choose(self._outline(connection, thread_id, newest)) if choose else None
+            if needed is not None and not needed.keys:
+                return
+            change = plan(self._family(connection, thread_id, needed))
             if change == Change():
                 return
             threads = self._members(connection, thread_id)
@@ -398,11 +434,7 @@ class SQLiteStore(Store):
 
     async def tags(self, thread_id: str) -> Sequence[Tag]:
         def work(connection: sqlite3.Connection) -> Sequence[Tag]:
-            found = connection.execute(SQL["tags"], (self._thread(connection, thread_id),))
-            return [
-                Tag(decode(name), CheckpointKey(thread_id, decode(ns), id_of_key(id_)))
-                for name, ns, id_ in found
-            ]
+            return tags_of(connection, thread_id, self._thread(connection, thread_id))
 
         return await self._file.read(work)
 
@@ -460,6 +492,13 @@ class SQLiteStore(Store):
 
         return await self._file.read(work)
 
+    async def threads(self, after: str | None, size: int) -> Sequence[str]:
+        def work(connection: sqlite3.Connection) -> Sequence[str]:
+            values = (b"" if after is None else encode(after), after is None, self.clock(), size)
+            return [decode(thread_id) for (thread_id,) in connection.execute(SQL["threads"], values)]
+
+        return await self._file.read(work)
+
     async def sweep(self) -> int:
         def work(connection: sqlite3.Connection) -> int:
             expired = connection.execute(SQL["expired"], (self.clock(), SWEEP_BATCH)).fetchall()
@@ -506,9 +545,11 @@ class SQLiteStore(Store):
         if branches_of(connection, thread_id):
             raise EntangledError(f"thread {thread_id!r} shares bytes with others of its family")
 
-    def _members(self, connection: sqlite3.Connection, thread_id: str) -> dict[str, int | None]:
+    def _members(
+        self, connection: sqlite3.Connection, thread_id: str, records: Sequence[Branch] | None = None
+    ) -> dict[str, int | None]:
         """Return a family's threads by id, the one that it is called by first, and also those expired."""
-        records = branches_of(connection, thread_id)
+        records = branches_of(connection, thread_id) if records is None else records
         names = [records[0].family, *(branch.thread_id for branch in records)] if records else [thread_id]
         return {name: self._thread(connection, name, expired=bool(records)) for name in names}
 
@@ -519,17 +560,36 @@ class SQLiteStore(Store):
             connection.execute(SQL[name], (thread,))
         self._file.vacuum()
 
-    def _family(self, connection: sqlite3.Connection, thread_id: str) -> Family:
+    def _family(self, connection: sqlite3.Connection, thread_id: str, needed: Needed | None = None) -> Family:
+        """Return a family, or the part of it that a revision is about."""
         threads = self._members(connection, thread_id)
         rows: dict[CheckpointKey, CheckpointRow] = {}
         writes: dict[CheckpointKey, Sequence[WriteRow]] = {}
-        for thread in threads.values():
-            for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
-                found = connection.execute(SQL["checkpoint"], (number,)).fetchone()
-                key = key_of(found)
-                if found[3] != STUB:
-                    rows[key] = row_of(found)[0]
-                if stored := writes_of(connection, number):
-                    writes[key] = stored
+        for number in self._numbers(connection, threads, needed):
+            found = connection.execute(SQL["checkpoint"], (number,)).fetchone()
+            key = key_of(found)
+            if found[3] != STUB:
+                rows[key] = row_of(found)[0]
+            if stored := writes_of(connection, number):
+                writes[key] = stored
+        if needed is not None and needed.readable:
+            for span in merge_spans(span for row in rows.values() for span in row.reach):
+                limits = (id_key(span.first), id_key(span.last))
+                line = (threads.get(span.thread_id), encode(span.checkpoint_ns))
+                for (number,) in connection.execute(SQL["numbers_between"], (*line, *limits)).fetchall():
+                    row, _ = row_of(connection.execute(SQL["checkpoint"], (number,)).fetchone())
+                    rows.setdefault(row.key, row)
         records = {branch.thread_id: branch for branch in branches_of(connection, thread_id)}
         return Family(rows, writes, Parts(connection, next(iter(threads.values()))), records)
+
+    @staticmethod
+    def _numbers(
+        connection: sqlite3.Connection, threads: Mapping[str, int | None], needed: Needed | None
+    ) -> Iterator[int]:
+        if needed is not None:
+            places = (find(connection, threads.get(key.thread_id), key) for key in needed.keys)
+            yield from [place[0] for place in places if place is not None]
+            return
+        for thread in threads.values():
+            for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
+                yield number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import ormsgpack
@@ -16,11 +17,14 @@ from langgraph_harness_saver.rows import (
     CheckpointRow,
     EventRow,
     Kind,
+    Node,
     PartRow,
     Span,
+    Tag,
     WriteRow,
 )
 from langgraph_harness_saver.stores.packing import decode, encode, split_parts
+from langgraph_harness_saver.stores.parts import SizedParts
 from langgraph_harness_saver.stores.sqlite_file import SQL
 
 STUB = 3
@@ -32,19 +36,26 @@ Place = tuple[int, int, int]
 """Number, kind and rev of a checkpoint row."""
 
 
-class Parts(Mapping[bytes, bytes]):
+class Parts(SizedParts):
     """The parts of a thread, read when asked for."""
 
     def __init__(self, connection: sqlite3.Connection, thread: int | None) -> None:
         self._connection = connection
         self._thread = thread
-        self._ids = {part_id for (part_id,) in connection.execute(SQL["part_ids"], (thread,))}
+
+    @cached_property
+    def _ids(self) -> set[bytes]:
+        return {part_id for (part_id,) in self._connection.execute(SQL["part_ids"], (self._thread,))}
 
     def __getitem__(self, part_id: bytes) -> bytes:
         found = self._connection.execute(SQL["part"], (self._thread, part_id)).fetchone()
         if found is None:
             raise KeyError(part_id)
         return bytes(found[0])
+
+    def size(self, part_id: bytes) -> int:
+        found = self._connection.execute(SQL["part_size"], (self._thread, part_id)).fetchone()
+        return int(found[0])
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._ids)
@@ -158,6 +169,32 @@ def row_of(found: Sequence[Any]) -> tuple[CheckpointRow, int]:
         Kind(kind),
     )
     return row, found[12]
+
+
+def nodes_of(
+    connection: sqlite3.Connection, thread_id: str, thread: int | None, last: bytes | None
+) -> list[Node]:
+    """Return a thread's checkpoints and anchors without their bodies; `last`: see `Store.outline`."""
+    name, values = ("nodes", (thread,)) if last is None else ("nodes_until", (thread, last))
+    return [
+        Node(
+            CheckpointKey(thread_id, decode(ns) if ns else "", id_of_key(id_)),
+            None if parent_id is None else id_of_key(parent_id),
+            rev,
+            Kind(kind),
+            metadata,
+            size,
+        )
+        for ns, id_, parent_id, rev, kind, metadata, size in connection.execute(SQL[name], values)
+    ]
+
+
+def tags_of(connection: sqlite3.Connection, thread_id: str, thread: int | None) -> list[Tag]:
+    """Return a thread's tags, by name."""
+    return [
+        Tag(decode(name), CheckpointKey(thread_id, decode(ns), id_of_key(id_)))
+        for name, ns, id_ in connection.execute(SQL["tags"], (thread,))
+    ]
 
 
 def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ...]:

@@ -104,6 +104,52 @@ SELECT rev, kind, thread::text AS thread, checkpoint_ns, checkpoint_id, parent_i
 FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
 ORDER BY thread, checkpoint_ns, checkpoint_id FOR UPDATE
 
+-- name: some_locked
+SELECT c.rev, c.kind, c.thread::text AS thread, c.checkpoint_ns, c.checkpoint_id, c.parent_id, c.run_id, c.since, c.reach,
+  c.parts, c.metadata, c.body
+FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS u(thread, ns, id)
+JOIN {schema}.harness_checkpoint c ON c.thread = u.thread::uuid AND c.checkpoint_ns = u.ns AND c.checkpoint_id = u.id
+ORDER BY c.thread, c.checkpoint_ns, c.checkpoint_id FOR UPDATE OF c
+
+-- name: some_writes
+SELECT w.arrival, w.thread::text AS thread, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.call, w.parts,
+  w.body
+FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS u(thread, ns, id)
+JOIN {schema}.harness_write w ON w.thread = u.thread::uuid AND w.checkpoint_ns = u.ns AND w.checkpoint_id = u.id
+ORDER BY w.arrival
+
+-- name: rows_between
+SELECT rev, kind, thread::text AS thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata,
+  body
+FROM {schema}.harness_checkpoint
+WHERE thread = $1::text::uuid AND checkpoint_ns = $2 AND checkpoint_id BETWEEN $3 AND $4
+
+-- name: outline
+-- Of a thread's newest live root checkpoints, with $4, `last` is the one that so many come before. An anchor's id is a UUID
+-- of version 5.
+WITH bounds AS MATERIALIZED (
+  SELECT checkpoint_id FROM {schema}.harness_checkpoint
+  WHERE $4::bigint IS NOT NULL AND thread = $2::text::uuid AND checkpoint_ns = '' AND kind = 0
+  ORDER BY checkpoint_id DESC LIMIT 2 OFFSET coalesce($4, 0)
+),
+b AS MATERIALIZED (SELECT max(checkpoint_id) AS last, $4::bigint IS NULL AS is_all, count(*) AS n FROM bounds)
+SELECT c.rev, c.kind, c.thread::text AS thread, c.checkpoint_ns, c.checkpoint_id, c.parent_id, c.metadata,
+  octet_length(c.metadata) + octet_length(c.body) AS size, b.last,
+  EXISTS (
+    SELECT FROM {schema}.harness_tag t
+    WHERE t.thread = c.thread AND t.checkpoint_ns = c.checkpoint_ns AND t.checkpoint_id = c.checkpoint_id
+  ) AS is_tagged
+FROM b, {schema}.harness_checkpoint c
+WHERE c.thread = ANY ($3::text[]::uuid[]) AND c.kind <> 1
+  AND (b.is_all OR b.n = 2 AND (
+    c.checkpoint_id <= b.last OR c.parent_id <= b.last OR c.kind = 2
+    OR octet_length(c.parent_id) = 17 AND get_byte(c.parent_id, 7) >> 4 = 5
+  ))
+  AND NOT EXISTS (
+    SELECT FROM {schema}.harness_thread t
+    WHERE cardinality($3::text[]) = 1 AND t.thread = c.thread AND t.expires_at <= $1
+  )
+
 -- name: keys_locked
 SELECT thread::text AS thread, checkpoint_ns, checkpoint_id
 FROM {schema}.harness_checkpoint WHERE thread = ANY ($1::text[]::uuid[])
@@ -225,3 +271,20 @@ SELECT * FROM {schema}.harness_events($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: drop_events
 DELETE FROM {schema}.harness_event WHERE thread = $1::text::uuid
+
+-- name: threads
+-- From one thread to the next by the primary key, whatever lies between.
+WITH RECURSIVE t AS (
+  (
+    SELECT c.thread, c.thread_id FROM {schema}.harness_checkpoint c
+    WHERE $2::text IS NULL OR c.thread > $2::text::uuid ORDER BY c.thread LIMIT 1
+  )
+  UNION ALL
+  SELECT n.thread, n.thread_id FROM t CROSS JOIN LATERAL (
+    SELECT c.thread, c.thread_id FROM {schema}.harness_checkpoint c WHERE c.thread > t.thread ORDER BY c.thread LIMIT 1
+  ) n
+)
+SELECT coalesce(t.thread_id, convert_to(t.thread::text, 'UTF8')) FROM t
+WHERE NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
+  AND EXISTS (SELECT FROM {schema}.harness_checkpoint c WHERE c.thread = t.thread AND c.kind = 0)
+LIMIT $3

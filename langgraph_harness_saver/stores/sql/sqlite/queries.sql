@@ -97,6 +97,10 @@ DELETE FROM harness_write WHERE id BETWEEN ? AND ?
 SELECT data FROM harness_part
 WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
 
+-- name: part_size
+SELECT length(data) FROM harness_part
+WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
+
 -- name: part_ids
 SELECT part_id FROM harness_part WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1)
 
@@ -216,3 +220,29 @@ ORDER BY checkpoint_id, event_id LIMIT :limit
 SELECT checkpoint_id, event_id, head, CASE WHEN :bare THEN x'' ELSE body END FROM harness_event
 WHERE thread = :thread AND checkpoint_id = :id AND event_id > :after_event
 ORDER BY event_id LIMIT :limit
+
+-- name: nodes
+SELECT checkpoint_ns, checkpoint_id, parent_id, rev, kind, metadata, length(metadata) + length(body)
+FROM harness_checkpoint WHERE thread = ? AND kind IN (0, 2)
+
+-- name: nodes_until
+-- An anchor's id is a UUID of version 5.
+SELECT checkpoint_ns, checkpoint_id, parent_id, rev, kind, metadata, length(metadata) + length(body)
+FROM harness_checkpoint
+WHERE thread = ?1 AND kind IN (0, 2)
+  AND (checkpoint_id <= ?2 OR parent_id <= ?2 OR kind = 2 OR substr(parent_id, 8, 1) BETWEEN x'50' AND x'5f')
+
+-- name: nth_root
+SELECT checkpoint_id FROM harness_checkpoint
+WHERE thread = ?1 AND checkpoint_ns = x'' AND kind = 0
+ORDER BY checkpoint_id DESC LIMIT 2 OFFSET ?2
+
+-- name: numbers_between
+SELECT id FROM harness_checkpoint
+WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id BETWEEN ? AND ? AND kind <> 3
+
+-- name: threads
+SELECT t.thread_id FROM harness_thread AS t
+WHERE (t.thread_id > ?1 OR ?2) AND (t.expires_at IS NULL OR t.expires_at > ?3)
+  AND EXISTS (SELECT 1 FROM harness_checkpoint AS c WHERE c.thread = t.id AND c.kind = 0)
+ORDER BY t.thread_id LIMIT ?4

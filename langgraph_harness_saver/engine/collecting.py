@@ -1,0 +1,76 @@
+"""What `CheckpointEngine` does about retention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from langgraph_harness_saver.checkpointer import HarnessCheckpointer
+from langgraph_harness_saver.engine.arguments import thread_name
+from langgraph_harness_saver.keeping import GCReport, ThreadReport
+from langgraph_harness_saver.retention import Retention
+
+GC_THREADS = 100
+"""How many threads are listed at a time."""
+
+
+class CollectionMethods:
+    """Garbage collection by hand, of one thread or of all."""
+
+    checkpointer: HarnessCheckpointer
+
+    async def gc(
+        self,
+        thread_id: str | None = None,
+        *,
+        dry_run: bool = False,
+        retention: Retention | str | None = None,
+        progress: Callable[[ThreadReport], Any] | None = None,
+    ) -> GCReport:
+        """Delete what retention doesn't keep, of one thread or of all, and what was left of earlier ones.
+
+        Args:
+            thread_id: A thread; without it, all that there are.
+            dry_run: Only tell what would go, what would stay and why.
+            retention: The policy; the checkpointer's own, if None.
+            progress: Is called with the report of each thread, and may be async.
+        """
+        threads = removed = checkpoints = freed = 0
+        details: dict[str, ThreadReport] = {}
+        async for one in self.gc_each(thread_id, dry_run=dry_run, retention=retention):
+            threads += 1
+            removed += len(one.removed)
+            checkpoints += one.checkpoints
+            freed += one.bytes
+            if one.checkpoints or thread_id is not None:
+                details[one.thread_id] = one
+            if progress is not None:
+                told = progress(one)
+                if inspect.isawaitable(told):
+                    await told
+        return GCReport(dry_run, threads, removed, checkpoints, freed, details)
+
+    async def gc_each(
+        self,
+        thread_id: str | None = None,
+        *,
+        after: str | None = None,
+        dry_run: bool = False,
+        retention: Retention | str | None = None,
+    ) -> AsyncIterator[ThreadReport]:
+        """Do what `gc` does, yielding the report of each thread; go on `after` the last thread before."""
+        core, keeping = self.checkpointer._core, self.checkpointer._keeping(retention)
+        await core.store.open()
+        if thread_id is not None:
+            yield await keeping.collect(core, thread_name(thread_id), dry_run=dry_run)
+            return
+        while names := await core.store.threads(after, GC_THREADS):
+            for after in names:
+                yield await keeping.collect(core, after, dry_run=dry_run)
+
+    async def expire(self) -> int:
+        """Delete the threads whose time to live is over; return how many went."""
+        core = self.checkpointer._core
+        await core.store.open()
+        return await core.sweep()
