@@ -652,6 +652,7 @@ async def test_a_branch_is_published_as_a_thread(served):
     tagged = {"branched_from": thread_id, "harness_tags": {"question": {}}}
     [thread] = await served.client.threads.search(metadata=tagged)
     assert thread["metadata"]["harness_tags"]["question"] == {"checkpoint_id": question["checkpoint_id"]}
+    assert {state["metadata"]["thread_id"] for state in await served.history(branch)} == {branch}
     assert await served.go(branch, "nested")
     assert (await served.client.threads.get_state(branch))["next"] == ["child"]
     result = await served.go(branch, "nested", command={"resume": "blue"})
@@ -676,6 +677,10 @@ async def test_what_another_process_made_is_published(served):
         await engine.publish(served.client, thread_id)
     told = await engine.publish(served.client, thread_id, "steps")
     assert told == {"graph_id": "steps", "harness_summary": "first", "harness_tags": {}}
+    [first] = await engine.list_checkpoints(thread_id)
+    branch = await engine.branch(first.checkpoint_id, "other", thread_id)
+    assert (await engine.publish(served.client, branch))["graph_id"] == "steps"
+    assert await served.go(branch, "steps") == {"log": ["one", "b", "c"]}
     assert await served.go(thread_id, "steps") == {"log": ["one", "b", "c"]}
     for wanted in ({"summary": "first"}, {"trigger": "manual"}):
         [state] = await served.history(thread_id, metadata=wanted)
@@ -805,6 +810,36 @@ async def stock_before(served: Served) -> None:
     head = await served.client.threads.get_state(thread_id)
     with pytest.raises(InternalServerError):
         await served.history(thread_id, before=at(head))
+
+
+WAITING = """
+import asyncio
+from langgraph.checkpoint.memory import InMemorySaver
+
+class Waiting(InMemorySaver):
+    async def adelete_thread(self, thread_id):
+        await asyncio.sleep(0.2)
+        await super().adelete_thread(thread_id)
+
+checkpointer = Waiting()
+"""
+
+
+def test_a_server_loses_count_of_threads_where_its_checkpointer_waits(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING, encoding="utf-8")
+
+    async def limit_deleting(served: Served) -> None:
+        threads = [await served.thread() for _ in range(3)]
+        done = await asyncio.gather(
+            *(served.client.threads.delete(thread_id) for thread_id in threads[:2]), return_exceptions=True
+        )
+        left = [thread["thread_id"] for thread in await served.client.threads.search()]
+        assert (done, left) != ([None, None], threads[2:])
+
+    with DevServer(tmp_path, checkpointer="./waiting.py:checkpointer") as server:
+        own = Served(None, server)
+        own.run({"limit": limit_deleting})
+        own.tell("limit")
 
 
 # --- the server's life: these come last, in this order -------------------------------------------------
