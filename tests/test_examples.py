@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from test_readme import ROOT
 
-EXAMPLES = ROOT / "examples" / "time_travel"
+EXAMPLES = {
+    path.stem: path
+    for folder in ("snapshots", "time_travel")
+    for path in (ROOT / "examples" / folder).glob("*.py")
+}
 SAYS = {
     "explore_alternatives": ["train: 200", "fast-forward", "'price': 200", "merged", "(branch: car)"],
     "undo_a_tool_call": ["before: Done: deleted", "next is 'model'", "after: Done: archived"],
+    "survive_a_crash": [
+        "ended with 9\ngoing on after ['fetch', 'clean']\nresult of count",
+        " 5  tool_call      [ai] clean is done\n 6  task_boundary",
+        "finished: {'done': ['fetch', 'clean', 'count']}",
+    ],
     "find_the_step": ["went wrong at step 74", "balance", "written by: spend"],
 }
 
@@ -33,9 +42,9 @@ def run(program: Path, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_examples_show_what_they_say(name, tmp_path):
-    shown = run(EXAMPLES / f"{name}.py", tmp_path)
+    shown = run(EXAMPLES[name], tmp_path)
     for text in SAYS[name]:
         assert text in shown
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
@@ -26,6 +27,7 @@ from typing_extensions import TypedDict
 from langgraph_harness_saver import (
     CheckpointEngine,
     HarnessCheckpointer,
+    Retention,
     SnapshotConfig,
     SnapshotTooLargeError,
     SnapshotTrigger,
@@ -385,6 +387,17 @@ def test_an_async_summary_for_a_sync_caller_within_a_loop(saver: Any) -> None:
     asyncio.run(main())
 
 
+def test_retention_is_the_configuration_s(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(gc_policy="keep_last_n", gc_param=4)
+    made = [engine.snapshot("t", [], {"n": n}, tags=["first"] if n == 0 else ()) for n in range(12)]
+    kept = [item.checkpoint_id for item in engine.list_checkpoints("t")]
+    assert kept[0] == made[-1]
+    assert kept[-1] == made[0]
+    assert len(kept) <= 5
+    assert [engine.get(one, "t").state["n"] for one in kept] == [made.index(one) for one in kept]
+    assert [item.step for item in engine.list_checkpoints("t")][:2] == [11, 10]
+
+
 def test_a_large_one_is_refused_with_its_sizes(make_engine: Callable[..., Engine], saver: Any) -> None:
     engine = make_engine(max_snapshot_size_mb=0.1)
     engine.snapshot("t", [], {"x": 1})
@@ -493,6 +506,12 @@ def test_what_ran_last_does_not_run_again(make_engine: Callable[..., Engine], sa
     assert graph.invoke(None, thread("t"))["log"] == ["plan", "act"]
 
 
+def test_a_snapshot_of_one_node_may_follow_that_of_another(engine: Engine) -> None:
+    for node in ("plan", "act", "act", ""):
+        engine.snapshot("t", [], {"count": 1}, next_node=node)
+        assert engine.get_latest("t").next == ((node,) if node else ())
+
+
 def test_unknown_nodes_are_refused(make_engine: Callable[..., Engine], saver: Any) -> None:
     engine = make_engine(work_graph(saver))
     for name in ("actt", END, START):
@@ -535,6 +554,10 @@ def test_update_state_and_time_travel_work_on_snapshots(
     engine.snapshot(branch, [("user", "last")], {"count": 3})
     assert engine.get_latest(branch).metadata.step == 3
     assert engine.diff(first, second, "t").to_dict()
+    engine.snapshot("t", [("user", "hi")], {"count": 8}, summary="ours", tags="ours")
+    merged = engine.merge_branch(branch, "t", "theirs").checkpoint_id
+    assert not metadata(saver, "t").keys() & {"trigger", "summary", "tags", "phase"}
+    assert engine.get(merged, "t").metadata.trigger is None
     assert engine.get_checkpoint_tree("t").render()
 
 
@@ -601,12 +624,20 @@ def test_delta_channels_come_out_right(
 
     engine.snapshot("t", [], {"log": ["mine"], "count": 0}, next_node="a")
     assert log() == ["mine"]
+    stored = saver.get_tuple(thread("t")).checkpoint["channel_values"]["log"]
+    assert isinstance(stored, _DeltaSnapshot) == knows_graph
     assert graph.invoke(None, thread("t")) == {"log": ["mine", "a"], "count": 2}
-    engine.snapshot("t", [], {"count": 1})
-    assert log() == []
+    for held in ({"log": ["other"]}, {"count": 1}, {"count": 1}):
+        # Each has to hide what came before it, also from what is written later.
+        engine.snapshot("t", [], held, next_node="a")
+        assert log() == held.get("log", [])
+        engine.rewind(engine.get_latest("t").metadata.checkpoint_id, "t")
+        graph.invoke(None, thread("t"))
+        assert log() == [*held.get("log", []), "a"]
+    engine.snapshot("t", [], {"log": ["hidden"]})
     engine.snapshot("t", [], {"count": 1}, next_node="a")
-    assert log() == []
-    assert graph.invoke(None, thread("t"))["log"] == ["a"]
+    graph.invoke(None, thread("t"))
+    assert log() == ["a"]
     engine.snapshot("t", [], {"log": ["last"]}, next_node="b")
     assert graph.invoke(None, thread("t"))["count"] == 1
     saver.prune(["t"])
@@ -719,6 +750,14 @@ def test_ids_follow_those_of_a_clock_that_is_ahead(engine: Engine, saver: Any) -
         ({"max_snapshot_size_mb": 0}, "max_snapshot_size_mb: Input should be greater than 0"),
         ({"interval_seconds": -1}, "interval_seconds: Input should be greater than 0"),
         ({"interval_seconds": float("inf")}, "interval_seconds: Input should be a finite number"),
+        ({"gc_policy": "keep_some"}, "gc_policy: Input should be 'keep_all', 'keep_last_n'"),
+        ({"gc_policy": "keep_last_n"}, "keep_last_n takes a whole number of checkpoints"),
+        ({"gc_policy": "keep_last_n", "gc_param": 0}, "keep_last_n takes a whole number"),
+        ({"gc_policy": "keep_last_n", "gc_param": 2.5}, "keep_last_n takes a whole number"),
+        ({"gc_policy": "keep_milestones", "gc_param": 1}, "2 or more"),
+        ({"gc_policy": "keep_age", "gc_param": -5}, "keep_age takes a number of seconds"),
+        ({"gc_policy": "max_bytes", "gc_param": "many"}, "gc_param: Input should be a valid number"),
+        ({"gc_param": 7}, "keep_all keeps all, and takes no parameter"),
         ({"summarise": "short"}, "summarise: Input should be callable"),
         ({"delta_snapshots": "perhaps"}, "delta_snapshots: Input should be a valid boolean"),
     ],
@@ -732,7 +771,8 @@ def test_defaults_lose_nothing() -> None:
     config = SnapshotConfig()
     assert config.triggers == frozenset(SnapshotTrigger)
     assert config.delta_snapshots
-    assert config.max_snapshot_size_mb is config.interval_seconds is None
+    assert config.max_snapshot_size_mb is config.interval_seconds is config.retention is None
+    assert config.gc_policy == "keep_all"
     assert SnapshotConfig(triggers="interval").interval_seconds == 60
     assert SnapshotConfig(triggers=list(SnapshotTrigger), interval_seconds=5).interval_seconds == 5
     assert SnapshotConfig(triggers=["manual"]).interval_seconds is None
@@ -752,6 +792,15 @@ def test_engines_take_their_config_in_either_place() -> None:
         assert CheckpointEngine(saver, graph).config == SnapshotConfig()
         with pytest.raises(InvalidConfigError, match="an engine's config is a SnapshotConfig, not a dict"):
             CheckpointEngine(saver, config={"triggers": []})
+        assert saver.retention.keeps_all
+        kept = SnapshotConfig(gc_policy="keep_last_n", gc_param=3)
+        assert CheckpointEngine(saver, config=kept).config.retention == Retention("keep_last_n", 3)
+        assert saver.retention == kept.retention
+        # What an engine isn't told, it leaves as it is.
+        CheckpointEngine(saver)
+        assert saver.retention == kept.retention
+        CheckpointEngine(saver, config=SnapshotConfig(gc_policy="keep_all"))
+        assert saver.retention.keeps_all
         made = asyncio.run(create_checkpoint_engine(config=config))
         assert made.config is config
         made.checkpointer.close()

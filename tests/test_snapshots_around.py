@@ -321,6 +321,7 @@ def test_async_generators_are_driven_through_it(engine: CheckpointEngine) -> Non
         other = echo(_checkpoint_thread_id="t")
         await anext(other)
         await other.aclose()
+        assert closed == ["end", "first"]
         failing = echo(_checkpoint_thread_id="t")
         await anext(failing)
         with pytest.raises(ValueError, match="unhandled"):
@@ -448,6 +449,10 @@ def test_a_scope_may_be_used_again_but_not_within_itself(engine: CheckpointEngin
         pass
     with scope:
         pass
+    numbered = engine.snapshot_on(TOOL)(lambda: 1)
+    with engine.snapshot_scope(7, {"n": 1}):
+        numbered(_checkpoint_thread_id=7)
+    assert [one["state"] for one in taken(engine, "7")] == [{"n": 1}] * 4
     assert [phase for _, phase in phases(engine)] == ["enter", "exit"] * 2
     with pytest.raises(InvalidConfigError, match="a thread_id is needed"):
         engine.snapshot_scope(None)

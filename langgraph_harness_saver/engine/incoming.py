@@ -138,6 +138,6 @@ def _message(given: Any, place: int, thread_id: str) -> BaseMessage:
     message = message_chunk_to_message(found)
     if message.id:
         return message
-    made = uuid.uuid5(_IDS, f"{thread_id}\0{place}\0{message!r}")
+    made = uuid.uuid5(_IDS, f"{thread_id}\0{place}\0{vars(message)}")
     # The caller's own message stays as it is.
     return message.model_copy(update={"id": str(made)})

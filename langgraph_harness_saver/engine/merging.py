@@ -21,11 +21,15 @@ from langgraph_harness_saver.engine.merge import (
     writes_since,
 )
 from langgraph_harness_saver.engine.routing import next_of
+from langgraph_harness_saver.engine.taking import DESCRIBED
 from langgraph_harness_saver.engine.values import Values
 from langgraph_harness_saver.errors import InvalidConfigError, StoreError
 from langgraph_harness_saver.rows import Base, CheckpointKey, Entry, Graft, PutResult
 from langgraph_harness_saver.travel import Travel, following, now_text
 from langgraph_harness_saver.versions import next_version
+
+_NOT_MERGED = DESCRIBED | {"run_id", "writes", "rewound_from"}
+"""What of a head's metadata doesn't hold for what it is merged into."""
 
 
 class _Lines(NamedTuple):
@@ -138,9 +142,7 @@ class Merging:
             channel_versions=versions,
             updated_channels=None,
         )
-        metadata = {
-            k: v for k, v in dict(ours.metadata).items() if k not in ("run_id", "writes", "rewound_from")
-        }
+        metadata = {k: v for k, v in dict(ours.metadata).items() if k not in _NOT_MERGED}
         metadata["step"] = max(one.metadata.get("step", -1) for one in (ours, theirs)) + 1
         metadata["source"] = "update"
         metadata["merged_from"] = {

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from langgraph_harness_saver.config import explained
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.retention import CheckpointGC, Retention
 
 INTERVAL_SECONDS = 60.0
 
@@ -40,6 +41,10 @@ class SnapshotConfig(BaseModel):
 
     triggers: frozenset[SnapshotTrigger] = frozenset(SnapshotTrigger)
     """What snapshots are taken for; of others none is."""
+    gc_policy: CheckpointGC = CheckpointGC.KEEP_ALL
+    """Which checkpoints of a thread stay as others come; given, it becomes the saver's `retention`."""
+    gc_param: float | None = None
+    """How many checkpoints for keep_last_n and keep_milestones, seconds for keep_age, bytes for max_bytes."""
     delta_snapshots: bool = True
     """False stores every value of a snapshot whole: more bytes, and reading one takes no other."""
     max_snapshot_size_mb: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -61,8 +66,15 @@ class SnapshotConfig(BaseModel):
     def _several(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
+    @property
+    def retention(self) -> Retention | None:
+        """The policy with its parameter, None where none is given."""
+        return Retention(self.gc_policy, self.gc_param) if "gc_policy" in self.model_fields_set else None
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        # Whether the two go together it says itself.
+        Retention(self.gc_policy, self.gc_param)
         if self.interval_seconds is None and "triggers" in self.model_fields_set:
             asked = SnapshotTrigger.INTERVAL in self.triggers
             object.__setattr__(self, "interval_seconds", INTERVAL_SECONDS if asked else None)

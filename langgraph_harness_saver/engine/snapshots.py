@@ -169,4 +169,6 @@ def snapshots_of(checkpointer: HarnessCheckpointer, graph: Any, config: Snapshot
             f"an engine's config is a SnapshotConfig, not a {type(config).__name__}: "
             "CheckpointEngine(checkpointer, config=SnapshotConfig(triggers=['tool_call']))"
         )
+    if config is not None and config.retention is not None:
+        checkpointer.retention = config.retention
     return Snapshots(checkpointer, graph, config or SnapshotConfig())

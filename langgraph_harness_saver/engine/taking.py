@@ -45,6 +45,8 @@ FORMAT = 4
 """LangGraph's number for the form of its checkpoints."""
 TRIGGER = "trigger"
 """The key of a snapshot's metadata by which it is known."""
+DESCRIBED = frozenset((TRIGGER, "summary", "tags", "call", "phase", "error"))
+"""What the metadata of a snapshot holds about it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ class Snapshots:
         # that aren't given are as if they had never been.
         versions = {channel: v for channel, v in header.versions.items() if is_routing(channel)}
         for channel, (type_, data) in values.items():
-            old = None if is_routing(channel) else stored.get(channel)
+            old = stored.get(channel)
             same = old is not None and (old.type, old.data) == (type_, data)
             versions[channel] = header.versions.get(channel, new) if same else new
         checkpoint = {**_checkpoint({}), "channel_versions": versions, "versions_seen": header.seen}
