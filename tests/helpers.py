@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import re
 from collections import defaultdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import settings
 from langgraph.types import Interrupt, StateSnapshot
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import CheckpointTuple
@@ -25,6 +27,7 @@ REDIS_KINDS = ("redis", "redis-oldest", "valkey", "redis-cluster")
 USUAL = 100
 """The `max_examples` of Hypothesis' own profiles."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+STORES = ("memory", "sqlite", "postgres", "redis")
 OTHER_VERSIONS = ("postgres-oldest", "redis-oldest", "valkey", "redis-cluster")
 """Servers of which another version, or another form, is tested as `postgres` or `redis`."""
 IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
@@ -173,6 +176,29 @@ def name_of(value: Any) -> str:
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}({', '.join(sorted(map(repr, value)))})"
     return ADDRESS.sub("", repr(value))
+
+
+each_store = pytest.mark.parametrize("store_kind", STORES, indirect=True)
+"""Run a test on one server of a kind: for what the core does, whatever is below it."""
+
+
+def spread(**axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """Run a test in all ways on memory and SQLite, in a third of them on Postgres and Redis, else in a sixth.
+
+    Every value of the first axis comes up on every store, and with other values of the others each time.
+    """
+    first, *others = map(list, axes.values())
+    ways = list(enumerate(itertools.product(*others)))
+    shares = dict(zip((*STORES, *OTHER_VERSIONS), (1, 1, 3, 3, 6, 6, 6, 6), strict=True))
+    cases = [
+        (kind, value, *way)
+        for kind, share in shares.items()
+        for number, value in enumerate(first)
+        for index, way in ways
+        if (number + index) % min(share, len(ways)) == 0
+    ]
+    names = ("store_kind", *axes)
+    return pytest.mark.parametrize(names, cases, indirect=[n for n in ("store_kind", "door") if n in names])
 
 
 def examples(count: int) -> int:

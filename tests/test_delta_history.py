@@ -6,12 +6,13 @@ is never pruned, so it says what a survivor must still read.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import examples, id_of, thread
+from helpers import DOORS, Door, examples, id_of, thread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -20,8 +21,6 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from helpers import Door
 
 CHANNELS = ("a", "b")
 Writer = tuple[str, str, list[tuple[str, Any]]]
@@ -254,9 +253,37 @@ def writer(
     return (path, task_id or str(uuid.uuid4()), [(channel, value)])
 
 
-@pytest.fixture(params=["", "memory|n:0d5f7b6e-6d3d-4a70-8d9c-0b5dbb5ee6a1"], ids=["root", "nested"])
-def line(request: pytest.FixtureRequest, door: Door, saver: Any) -> Line:
-    return Line(door, saver, ns=request.param)
+WAYS = [
+    *itertools.product(("memory", "sqlite"), DOORS, ("root", "nested")),
+    # Servers take longer, and what a history holds is decided above them.
+    *((kind, *way) for kind in ("postgres", "redis") for way in (("sync", "nested"), ("async", "root"))),
+]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+    return request.param
+
+
+@pytest.fixture
+def store_kind(way: tuple[str, str, str]) -> str:
+    return way[0]
+
+
+@pytest.fixture
+def door(way: tuple[str, str, str]) -> Iterator[Door]:
+    with Door(way[1]) as door:
+        yield door
+
+
+@pytest.fixture
+def ns(way: tuple[str, str, str]) -> str:
+    return "memory|n:0d5f7b6e-6d3d-4a70-8d9c-0b5dbb5ee6a1" if way[2] == "nested" else ""
+
+
+@pytest.fixture
+def line(door: Door, saver: Any, ns: str) -> Line:
+    return Line(door, saver, ns=ns)
 
 
 # What the history holds
@@ -706,12 +733,12 @@ actions = st.one_of(
 
 
 @settings(
-    max_examples=examples(25),
+    max_examples=examples(15),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(first=grow, plan=st.lists(actions, max_size=6))
-def test_no_deletion_changes_what_a_survivor_reads(door, saver, first, plan):
-    play = Play(Line(door, saver))
+def test_no_deletion_changes_what_a_survivor_reads(door, saver, ns, first, plan):
+    play = Play(Line(door, saver, ns=ns))
     for name, argument in (first, *plan):
         getattr(play, name)(argument)
         play.check()

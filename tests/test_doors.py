@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import Door, gather, thread
+from helpers import Door, each_store, gather, thread
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
@@ -471,6 +471,7 @@ def encrypted() -> EncryptedSerializer:
     return EncryptedSerializer.from_pycryptodome_aes(key=b"0123456789abcdef")
 
 
+@each_store
 @pytest.mark.parametrize("make_serde", [Untyped, Typed, encrypted])
 def test_other_serializers(place: Any, door: Door, make_serde: Callable[[], Any]) -> None:
     saver = place.open(serde=make_serde())

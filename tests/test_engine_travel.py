@@ -589,8 +589,9 @@ FEW = ("delta_without_snapshots", "nested_that_remember")
 
 
 def on_each_store(*names: str, elsewhere: Sequence[str] = FEW) -> Any:
-    """Run a test with scripts: all on the memory store, and on others, where it takes longer, fewer."""
-    cases = [(kind, name) for kind in STORES for name in (names if kind == "memory" else elsewhere)]
+    """Run a test with scripts: all on the memory store, fewer in a file, one less on servers."""
+    fewer = {"memory": names, "sqlite": elsewhere}
+    cases = [(kind, name) for kind in STORES for name in fewer.get(kind, elsewhere[:-1])]
     return pytest.mark.parametrize(("store_kind", "name"), cases, indirect=["store_kind"])
 
 
@@ -955,7 +956,15 @@ def rows_left(place: Place, saver: Any) -> int:
 STAYS = (b"version", b"m")
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::3], ids=str)
+ORDERS = list(itertools.permutations(range(4)))
+
+
+@pytest.mark.parametrize(
+    ("store_kind", "order"),
+    [(kind, order) for kind in STORES for order in ORDERS[:: 3 if kind in ("memory", "sqlite") else 8]],
+    indirect=["store_kind"],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["large_values", "delta_without_snapshots"])
 def test_whatever_goes_first_the_others_stay_whole(name, order, place, saver, engine):
     source = Source(name, saver)

@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[Any, Door, Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("store_kind", ["memory", "sqlite"], indirect=True)
 @pytest.mark.parametrize("config", [{}, {"configurable": {}}, {"configurable": {"thread_id": None}}])
 @pytest.mark.parametrize("method", CALLS)
 def test_missing_thread_id(saver: Any, door: Door, method: str, config: Any) -> None:

@@ -23,7 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pytest
-from helpers import Door, Labels, id_of, name_of, thread, view, view_stored
+from helpers import DOORS, Door, Labels, each_store, id_of, name_of, spread, thread, view, view_stored
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.channels import DeltaChannel, UntrackedValue
 from langgraph.checkpoint.memory import InMemorySaver
@@ -912,8 +912,7 @@ def stream_left_early(run: Run) -> None:
     run.state(graph)
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
-@pytest.mark.parametrize("name", SCENARIOS)
+@spread(name=SCENARIOS, durability=DURABILITIES, door=DOORS)
 def test_scenario(name, durability, door, saver):
     noted, stored = play(name, Run(saver, door, durability))
     expected_noted, expected_stored = reference(name, door.name, durability)
@@ -972,8 +971,7 @@ ADA = Person(name="Ada", born=datetime(1815, 12, 10, tzinfo=timezone.utc), likes
 BASKET = Basket(ADA, {"tea": Decimal("1.50")}, Point(1, 0.5))
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
-@pytest.mark.parametrize("state", [PydanticState, DataclassState, DictState])
+@spread(state=[PydanticState, DataclassState, DictState], durability=DURABILITIES, door=DOORS)
 def test_states_of_any_class(state, durability, door, saver):
     run = Run(saver, door, durability)
     builder = StateGraph(state).add_node("a", lambda s: {"person": ADA, "basket": BASKET})
@@ -1015,6 +1013,7 @@ ANYTHING = [
 ]
 
 
+@each_store
 @pytest.mark.parametrize("value", ANYTHING, ids=name_of)
 def test_any_value_in_state_and_in_an_interrupt(value, door, place):
     saver = place.open()
@@ -1090,7 +1089,7 @@ def test_any_thread_id(thread_id, door, saver):
     assert run.state(graph, config).values == {}
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
+@spread(durability=DURABILITIES, door=DOORS)
 def test_another_process_goes_on(durability, door, place):
     """Stop at an interrupt, in a nested graph and beside a finished sibling; go on with only the data."""
     first = place.open()
@@ -1252,8 +1251,7 @@ async def leave_early(graph: Any) -> None:
 # Deletions under a running graph
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
-@pytest.mark.parametrize("frequency", [1, 2, 3, 1000])
+@spread(frequency=[1, 2, 3, 1000], durability=DURABILITIES, door=DOORS)
 def test_pruning_a_delta_thread_between_turns_changes_nothing(frequency, durability, door, saver):
     """The same turns on an InMemorySaver that is never pruned say what must come out."""
     pruned = Run(saver, door, durability)
@@ -1269,8 +1267,7 @@ def test_pruning_a_delta_thread_between_turns_changes_nothing(frequency, durabil
     assert len(pruned.history(delta_graph(pruned, frequency))) == 1
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
-@pytest.mark.parametrize("gone", [{0}, {1, 2}, {2, 4}, {0, 1, 2, 3, 4}], ids=str)
+@spread(gone=[(0,), (1, 2), (2, 4), (0, 1, 2, 3, 4)], durability=DURABILITIES, door=DOORS)
 def test_deleting_runs_of_a_delta_thread_changes_no_survivor(gone, durability, door, saver):
     run = Run(saver, door, durability)
     graph = delta_graph(run, 4)
@@ -1289,7 +1286,7 @@ def test_deleting_runs_of_a_delta_thread_changes_no_survivor(gone, durability, d
     assert run.go(graph, {"log": ["on"]})["log"][: len(expected)] == expected
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
+@spread(durability=DURABILITIES, door=DOORS)
 def test_pruning_at_an_interrupt_keeps_it_answerable(durability, door, saver):
     run = Run(saver, door, durability)
     sub = chain(s1=say("s1"), s2=asking("inner?")).compile()

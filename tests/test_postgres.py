@@ -261,28 +261,27 @@ def test_connection_that_is_used_while_its_end_comes_in(postgres_server: Any, ur
 
 
 def test_revisions_survive_terminated_backends(postgres_server: Any, url: str) -> None:
-    stop = threading.Event()
     killed = 0
 
-    def kill() -> None:
+    def kill_once(moment: float) -> None:
         nonlocal killed
-        while not stop.is_set():
-            killed += terminate(postgres_server, schema_of(url))
-            # Long enough for a revision to come through on a busy machine, too.
-            time.sleep(random.uniform(0.02, 0.15))
+        time.sleep(moment)
+        killed += terminate(postgres_server, schema_of(url))
+
+    def amid_a_kill(revise: Callable[[], None]) -> None:
+        # Once for each revision: however slow the machine is, its second attempt comes through.
+        killer = threading.Thread(target=kill_once, args=(random.uniform(0, 0.03),))
+        killer.start()
+        try:
+            revise()
+        finally:
+            killer.join()
 
     with connect(url) as saver:
         for number in range(30):
             put_many(saver, f"t {number}", 0, 12)
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            for number in range(30):
-                saver.copy_thread(f"t {number}", f"copy {number}")
-                saver.prune([f"t {number}"])
-        finally:
-            stop.set()
-            killer.join()
+            amid_a_kill(lambda n=number: saver.copy_thread(f"t {n}", f"copy {n}"))
+            amid_a_kill(lambda n=number: saver.prune([f"t {n}"]))
         assert killed > 0
         for number in range(30):
             found = list(saver.list(thread(f"t {number}")))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from helpers import Door, thread
+from helpers import Door, each_store, thread
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.types import INTERRUPT, _DeltaSnapshot
@@ -138,6 +138,7 @@ def test_record_of_plain_data(saver: Any, door: Door) -> None:
     }
 
 
+@each_store
 @pytest.mark.parametrize("channel", list(VALUES))
 def test_any_value_is_json(saver: Any, door: Door, channel: str) -> None:
     config = put(saver, door, {channel: VALUES[channel]}, step=1)
