@@ -932,7 +932,7 @@ def test_both_keep_their_tables_in_one_schema(server: Server) -> None:
         )
         ours = [name for (name,) in tables if not name.startswith("checkpoint")]
         assert all(name.startswith("harness_") for name in ours)
-        assert len(ours) == 7
+        assert {"harness_thread", "harness_checkpoint", "harness_schema"} < set(ours)
 
 
 def test_list_order(server: Server) -> None:

@@ -1072,6 +1072,7 @@ def test_what_a_caller_changes_in_a_result_is_not_stored(door, saver):
 # Threads, savers, processes
 
 
+@each_store
 @pytest.mark.parametrize("thread_id", [7, 0, -1, " ", "ü/'\";--\0", "a" * 2000, "x:y|z{h}*"], ids=repr)
 def test_any_thread_id(thread_id, door, saver):
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 import servers
-from helpers import OTHER_VERSIONS, examples, url_of_prefix
+from helpers import OTHER_VERSIONS, STORES, examples, url_of_prefix
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -931,7 +931,7 @@ def run_machine(machine: type[RuleBasedStateMachine], count: int) -> None:
 
 def test_a_saver_answers_as_its_model(kind: str, machine: type[SaverMachine]) -> None:
     # The core is everyone's; what another version of a server does otherwise, the stores' contract finds out.
-    run_machine(machine, 8 if kind in OTHER_VERSIONS else 25 if kind in ("memory", "sqlite") else 15)
+    run_machine(machine, 5 if kind in OTHER_VERSIONS else 20 if kind in ("memory", "sqlite") else 10)
 
 
 # What a machine that makes one call at a time meets rarely or never
@@ -1013,6 +1013,7 @@ def read_values(saver: Any, thread: str, at: int) -> dict[str, Any]:
     return saver.get_tuple(config_of(thread, "", f"{at:06}")).checkpoint["channel_values"]
 
 
+@pytest.mark.parametrize("kind", STORES, indirect=True)
 @pytest.mark.parametrize("deletion", ["prune", "delete_for_runs", "delete_thread"])
 def test_puts_survive_deletions_by_another_saver(savers, deletion):
     """What a put leans on may go at any moment."""

@@ -53,7 +53,7 @@ from langgraph_harness_saver import (
 )
 from langgraph_harness_saver.errors import HeadMovedError, SchemaError
 from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family
-from langgraph_harness_saver.stores.sql import migration
+from langgraph_harness_saver.stores.sql import migration, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -678,7 +678,7 @@ def test_eight_processes_set_up_an_empty_database(postgres_server: Any) -> None:
         check_line(found)
         assert len(found) == 8
         rows = postgres_server.execute("SELECT count(*) FROM harness_schema", database=database)
-        assert rows == [(1,)]
+        assert rows == [(len(migrations("postgres")),)]
     finally:
         postgres_server.drop_database(database)
 
