@@ -277,7 +277,7 @@ GROUPS = {
     "doors": Group(doors),
     "space": Group(space, repeated=False),
     "large": Group(large, repeated=False),
-    "memory": Group(in_memory, repeated=False),
+    "footprint": Group(in_memory, repeated=False),
     "scale": Group(scale, repeated=False),
 }
 __all__ = ["FULL", "GROUPS", "LIMIT", "MEMORY", "POSTGRES", "QUICK", "SQLITE", "Bench", "Group", "Sizes"]

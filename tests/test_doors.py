@@ -16,7 +16,7 @@ from helpers import Door, each_store, gather, thread
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
-from langgraph_harness_saver import HarnessCheckpointer, StoreNotOpenError
+from langgraph_harness_saver import HarnessCheckpointer, StoreError, StoreNotOpenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,6 +252,28 @@ async def test_cancelled_callers_leave_their_batch_unharmed(file_saver: Any, pat
     for number in range(0, 20, 2):
         left = await gather(file_saver.alist(thread(f"task {number}")))
         assert [item.checkpoint["channel_values"] for item in left] in ([], [{"number": 0, "log": []}])
+
+
+async def test_a_call_that_fails_leaves_its_batch_unharmed(file_saver: Any, path: Path) -> None:
+    await file_saver.asetup()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON harness_checkpoint WHEN NEW.parent_id IS NOT NULL "
+            "AND NEW.checkpoint_ns = CAST('poison' AS BLOB) BEGIN SELECT raise(ABORT, 'poisoned'); END"
+        )
+    await asyncio.gather(*(file_saver.aput(*arguments(f"t {n}", 0)) for n in range(20)))
+    puts = [arguments(f"t {n}", 1) for n in range(20)]
+    puts[7][0]["configurable"]["checkpoint_ns"] = "poison"
+    with OtherProcess(path):
+        tasks = [asyncio.create_task(file_saver.aput(*put)) for put in puts]
+        await asyncio.sleep(0.2)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), HANG)
+    failed = [number for number, result in enumerate(results) if isinstance(result, BaseException)]
+    assert (failed, type(results[7])) == ([7], StoreError)
+    assert "poisoned" in str(results[7])
+    for number in range(20):
+        found = await gather(file_saver.alist(thread(f"t {number}")))
+        assert [item.metadata["step"] for item in found] == ([0] if number == 7 else [1, 0])
 
 
 async def test_cancelled_reader_leaves_the_saver_unharmed(saver: Any) -> None:

@@ -113,9 +113,7 @@ class SQLiteStore(Store):
         if place is None or place[1:] != (row.kind, row.rev):
             if not isinstance(head, Unconditional):
                 check_head(connection, thread, row.key, head)
-            if base is not None and not (
-                self._stands(connection, base) and self._are_related(connection, base.key, row.key)
-            ):
+            if base is not None and not self._may_lean(connection, row, base, thread):
                 return PutResult.BASE_GONE
             if place is not None and place[1] != STUB:
                 return PutResult.OCCUPIED
@@ -123,6 +121,14 @@ class SQLiteStore(Store):
         set_row(connection, thread, row, place)
         add_parts(connection, thread, parts)
         return PutResult.STORED
+
+    def _may_lean(
+        self, connection: sqlite3.Connection, row: CheckpointRow, base: Base, thread: int | None
+    ) -> bool:
+        if base.key.thread_id == row.key.thread_id:
+            place = find(connection, thread, base.key)
+            return place is not None and place[2] == base.rev
+        return self._stands(connection, base) and self._are_related(connection, base.key, row.key)
 
     def _stands(self, connection: sqlite3.Connection, base: Base) -> bool:
         place = find(connection, self._thread(connection, base.key.thread_id), base.key)

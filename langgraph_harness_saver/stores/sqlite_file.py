@@ -241,12 +241,18 @@ class SQLiteFile(Forkable):
                 if not call.done:
                     self._drain()
             return call.result()
-        waiting = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
         self._queue.append(_Call(work, waiting))
-        if not self._draining:
+        # Not at once: whoever is ready now comes along. A thread that began with the first of them would take
+        # the interpreter from the others for each of its statements.
+        loop.call_soon(self._start_draining)
+        return await waiting  # type: ignore[no-any-return]
+
+    def _start_draining(self) -> None:
+        if self._queue and not self._draining:
             self._draining = True
             self._writing().submit(self._drain_all)
-        return await waiting  # type: ignore[no-any-return]
 
     def _drain_all(self) -> None:
         while True:
@@ -279,13 +285,29 @@ class SQLiteFile(Forkable):
         writer = self._connected()
         try:
             writer.execute("BEGIN IMMEDIATE")
-            for call in calls:
-                self._run(writer, call, alone=len(calls) == 1)
+            if not self._all_succeed(writer, calls):
+                # Once more, so that only those fail that have to.
+                writer.execute("ROLLBACK")
+                writer.execute("BEGIN IMMEDIATE")
+                for call in calls:
+                    self._run(writer, call)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
+
+    def _all_succeed(self, connection: sqlite3.Connection, calls: Sequence[_Call[Any]]) -> bool:
+        """Run calls without a savepoint for each, of which few are ever gone back to."""
+        try:
+            for call in calls:
+                call.value = call.work(connection)
+        except Exception:
+            if len(calls) == 1 or not connection.in_transaction:
+                raise
+            logger.debug("a call of %d failed; they are run one by one", len(calls), exc_info=True)
+            return False
+        return True
 
     def _connected(self) -> sqlite3.Connection:
         """Return the writer, which a fork may have closed since the store was opened; the lock is held."""
@@ -298,11 +320,8 @@ class SQLiteFile(Forkable):
     def _not_open(self) -> StoreNotOpenError:
         return StoreNotOpenError(f"the store of {self.path or 'memory'} is closed; make a new saver")
 
-    def _run(self, connection: sqlite3.Connection, call: _Call[Any], *, alone: bool) -> None:
+    def _run(self, connection: sqlite3.Connection, call: _Call[Any]) -> None:
         """Run one call so that, failing, it leaves the others of its batch untouched."""
-        if alone:
-            call.value = call.work(connection)
-            return
         connection.execute("SAVEPOINT call")
         try:
             with self._translated():
