@@ -41,6 +41,7 @@ from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.config import CheckpointerConfig, backend_of, make_store, redacted, store_of
 from langgraph_harness_saver.core import Core, Selection, Stored
 from langgraph_harness_saver.errors import InvalidConfigError
+from langgraph_harness_saver.eventlog import EventLog
 from langgraph_harness_saver.keeping import Keeping
 from langgraph_harness_saver.lineage import Memory
 from langgraph_harness_saver.listing import Listing
@@ -120,6 +121,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self._cache = ImageCache(self.config.cache_bytes)
         self._lines = Memory()
         self._sweeper = Sweeper(self.backend, self._bridge)
+        self.event_log = EventLog(self._bridge)
         self._keepers: list[Keeping] = [
             Keeping(self.config.retention if retention is None else Retention.of(retention))
         ]
@@ -166,6 +168,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
                 self._cache,
                 self._lines,
                 None if keeping.retention.keeps_all else keeping,
+                self.event_log,
             )
             made = self._made = (serde, keeping, core)
             self._sweeper.core = core
@@ -204,14 +207,16 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         await self.backend.open()
 
     def close(self) -> None:
-        """Release everything; a saver that is closed stays closed."""
+        """Store what events are waiting, and release everything; a saver that is closed stays closed."""
         self._sweeper.stop()
+        self.event_log.close()
         self._bridge.run(self.backend.close())
         self._bridge.close()
 
     async def aclose(self) -> None:
         """Do what `close` does."""
         self._sweeper.stop()
+        await self.event_log.aclose()
         await self.backend.close()
         await self._bridge.aclose()
 
@@ -417,11 +422,11 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         await self._core.delete_for_runs(_ids("delete_for_runs", run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints and writes to another thread; safe to repeat."""
+        """Copy all checkpoints, writes and events to another thread; safe to repeat."""
         self._bridge.run(self._core.copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints and writes to another thread; safe to repeat."""
+        """Copy all checkpoints, writes and events to another thread; safe to repeat."""
         await self._core.copy_thread(str(source_thread_id), str(target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:

@@ -30,7 +30,9 @@ from langgraph_harness_saver.messages import MESSAGES, pack_messages, unpack_mes
 from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
+    EventRow,
     Kind,
+    Noted,
     PartRow,
     WriteRow,
     merge_spans,
@@ -460,6 +462,33 @@ class Codec:
             what = f"a write to channel {channel!r}"
             loaded.append((task_id, channel, self._load((type_, data), what, key.thread_id)))
         return loaded
+
+    # --- events ------------------------------------------------------------------------------------
+
+    def dump_event(self, values: Any, thread_id: str) -> tuple[str, bytes]:
+        """Take an event's values as they are now.
+
+        Raises:
+            SerializationError: The serializer can't write one.
+        """
+        return self._dump(values, "an event", thread_id)
+
+    def encode_event(self, event: Noted) -> EventRow:
+        """Encode an event: what lists show, and its values, which they don't."""
+        head = self._envelope.seal(pack_any(list(event.facts)))
+        return EventRow(*event[:3], head, self._envelope.seal(pack_any(list(event.dumped))))
+
+    def decode_event(self, row: EventRow) -> tuple[list[Any], Any]:
+        """Return an event's facts, and its values if they were read, else None.
+
+        Raises:
+            CorruptCheckpointError: The bytes are not an event.
+            SerializationError: The serializer can't read its values.
+        """
+        with Reading(CheckpointKey(row.thread_id, "", row.checkpoint_id)):
+            facts = unpack(self._envelope.open(row.head))
+            dumped = tuple(unpack(self._envelope.open(row.body))) if row.body else None
+        return facts, None if dumped is None else self._load(dumped, "an event", row.thread_id)
 
     def read_part(self, parts: Mapping[bytes, bytes], part_id: bytes, key: CheckpointKey) -> bytes:
         with Reading(key):

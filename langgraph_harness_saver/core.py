@@ -15,6 +15,7 @@ from langgraph_harness_saver.errors import (
     HeadMovedError,
     SerializationError,
 )
+from langgraph_harness_saver.eventlog import EventLog
 from langgraph_harness_saver.family import ending, kept_slots, reader_of, removal, standalone, unused_parts
 from langgraph_harness_saver.keeping import Keeping
 from langgraph_harness_saver.lineage import Lineage, Memory, Walk
@@ -25,8 +26,10 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Family,
     Kind,
+    Noted,
     Page,
     PartRow,
     PutResult,
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_PAGE, PAGE = 8, 64
+EVENT_PAGE = 200
 
 
 class Stored(NamedTuple):
@@ -69,8 +73,15 @@ class Core:
     """Reads and writes checkpoints through a codec, a store and a cache."""
 
     def __init__(
-        self, store: Store, codec: Codec, cache: ImageCache, memory: Memory, keeping: Keeping | None = None
+        self,
+        store: Store,
+        codec: Codec,
+        cache: ImageCache,
+        memory: Memory,
+        keeping: Keeping | None = None,
+        log: EventLog | None = None,
     ) -> None:
+        self.log = log
         self.store = store
         self.codec = codec
         self.cache = cache
@@ -357,10 +368,59 @@ class Core:
     async def _one(self, key: CheckpointKey) -> Stored | None:
         return await self._read(*key)
 
+    # --- events ------------------------------------------------------------------------------------
+
+    async def add_events(self, events: Sequence[Noted]) -> None:
+        """Store events, of any threads."""
+        await self.store.open()
+        rows = [self.codec.encode_event(event) for event in events]
+        if not rows:
+            return
+        try:
+            await self.store.add_events(rows)
+        except EntangledError:
+            # One of the threads has expired, and is to begin anew.
+            for thread_id in {event.thread_id: None for event in events}:
+                await self.end(thread_id, expired=True)
+            await self.store.add_events(rows)
+
+    async def events(
+        self,
+        thread_id: str,
+        checkpoint_ids: Collection[str] | None = None,
+        *,
+        bare: bool = False,
+        expired: bool = False,
+    ) -> list[EventRow]:
+        """Return a thread's own events, of some root checkpoints or all; with `bare` without their bodies."""
+        await self.settle()
+        await self.store.open()
+        return [row async for row in self._event_rows(thread_id, checkpoint_ids, bare=bare, expired=expired)]
+
+    async def _event_rows(
+        self, thread_id: str, checkpoint_ids: Collection[str] | None, *, bare: bool, expired: bool = False
+    ) -> AsyncIterator[EventRow]:
+        after: EventRow | None = None
+        while True:
+            page = await self.store.events(
+                thread_id, checkpoint_ids, after=after, size=EVENT_PAGE, bare=bare, expired=expired
+            )
+            for row in page:
+                yield row
+            if len(page) < EVENT_PAGE:
+                return
+            after = page[-1]
+
+    async def settle(self) -> None:
+        """Store the events that were handed over and still wait: they are to be read, or to go."""
+        if self.log is not None:
+            await self.log.settle()
+
     # --- deleting ----------------------------------------------------------------------------------
 
     async def delete_thread(self, thread_id: str) -> int:
         """Delete a thread; return how many checkpoints it had."""
+        await self.settle()
         await self.store.open()
         try:
             return await self.store.delete_thread(thread_id)
@@ -394,6 +454,7 @@ class Core:
 
     async def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of runs, in all threads."""
+        await self.settle()
         await self.store.open()
         runs = set(run_ids)
         if not runs:
@@ -403,6 +464,7 @@ class Core:
 
     async def prune(self, thread_ids: Sequence[str]) -> None:
         """Delete all but the latest checkpoint of each namespace."""
+        await self.settle()
         await self.store.open()
         for thread_id in thread_ids:
             await self._remove(thread_id, _all_but_latest)
@@ -418,17 +480,21 @@ class Core:
         await self.store.revise(thread_id, plan)
 
     async def copy_thread(self, source: str, target: str) -> None:
-        """Copy a thread's checkpoints and writes; those that the target has already are left as they are."""
+        """Copy a thread's checkpoints, writes and events; what the target has already is left as it is."""
+        await self.settle()
         await self.store.open()
         if source == target:
             return
         for thread_id in (source, target):
             await self.end(thread_id, expired=True)
         family = standalone(self.codec, await self.store.load(source), source)
+        events = [row._replace(thread_id=target) async for row in self._event_rows(source, None, bare=False)]
         if family.rows:
-            await self.store.revise(target, lambda there: self._copy(family, there, source, target))
+            await self.store.revise(target, lambda there: self._copy(family, there, events, source, target))
 
-    def _copy(self, family: Family, there: Family, source: str, target: str) -> Change:
+    def _copy(
+        self, family: Family, there: Family, events: Sequence[EventRow], source: str, target: str
+    ) -> Change:
         rows = {k: self._copied(r, target) for k, r in family.rows.items() if k.thread_id == source}
         missing = {
             k: r
@@ -446,7 +512,12 @@ class Core:
             if k in missing or not (k in family.rows or k._replace(thread_id=target) in there.rows)
         }
         named = _parts(family, missing, writes)
-        return Change(rows=list(missing.values()), writes=writes, parts=[*parts, *named])
+        return Change(
+            rows=list(missing.values()),
+            writes=writes,
+            parts=[*parts, *named],
+            events=[e for e in events if _belongs(e, missing, family, source)],
+        )
 
     def _copied(self, row: CheckpointRow, target: str) -> CheckpointRow:
         metadata = row.metadata
@@ -547,6 +618,12 @@ def _all_but_latest(rows: list[CheckpointRow]) -> list[CheckpointKey]:
         _, checkpoint_ns, checkpoint_id = row.key
         latest[checkpoint_ns] = max(checkpoint_id, latest.get(checkpoint_ns, checkpoint_id))
     return [row.key for row in rows if row.key.checkpoint_id != latest[row.key.checkpoint_ns]]
+
+
+def _belongs(event: EventRow, copied: Collection[CheckpointKey], family: Family, source: str) -> bool:
+    """Tell whether an event is copied: with its checkpoint, or as nobody knows one."""
+    key = CheckpointKey(source, "", event.checkpoint_id)
+    return key in copied or key not in family.rows
 
 
 def _merged(there: Sequence[WriteRow], more: Sequence[WriteRow]) -> Sequence[WriteRow]:

@@ -109,6 +109,7 @@ class Travel:
             count = sum(not key.checkpoint_ns for key in gone)
             return removal(self._codec, family, gone) if gone else Change()
 
+        await self._core.settle()
         await self._store.open()
         await self._store.revise(thread_id, plan)
         return count
@@ -224,6 +225,7 @@ class Travel:
         bases = _bases([target, *(entry for found in states.values() for entry in found)])
         graft = Graft([*rows, root], bases, {(thread_id, ns): head for ns, head in heads.items()})
         if discard:
+            await self._core.settle()
             await self._store.revise(
                 thread_id, lambda family: self._discarding(family, graft, thread_id, discard)
             )

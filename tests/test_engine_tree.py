@@ -261,6 +261,7 @@ def test_edges_and_nodes():
         "next": [],
         "head": True,
         "interrupts": [],
+        "events": [],
     }
 
 

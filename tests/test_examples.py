@@ -49,7 +49,9 @@ def test_examples_show_what_they_say(name, tmp_path):
         assert text in shown
 
 
-@pytest.mark.parametrize(("page", "count"), [("time-travel", 6), ("snapshots", 9), ("retention", 4)])
+@pytest.mark.parametrize(
+    ("page", "count"), [("time-travel", 6), ("snapshots", 9), ("retention", 4), ("events", 7)]
+)
 def test_samples_of_docs_print_what_they_promise(page, count, tmp_path):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     samples = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))

@@ -1,6 +1,7 @@
 """Time travel and branching on top of `HarnessCheckpointer`."""
 
 from langgraph_harness_saver.engine.blame import Blame
+from langgraph_harness_saver.engine.callbacks import EventCallbacks
 from langgraph_harness_saver.engine.compare import Unresolved
 from langgraph_harness_saver.engine.diff import CheckpointDiff
 from langgraph_harness_saver.engine.engine import (
@@ -9,11 +10,14 @@ from langgraph_harness_saver.engine.engine import (
     TimeTravelResult,
     create_checkpoint_engine,
 )
+from langgraph_harness_saver.engine.events import Event
 from langgraph_harness_saver.engine.merge import Conflict, MergeConflict, MergeResult
+from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, BranchExistsError, CheckpointNotFoundError
+from langgraph_harness_saver.eventlog import EventCounts
 from langgraph_harness_saver.keeping import GCReport, ThreadReport
 from langgraph_harness_saver.rows import Branch
 
@@ -27,6 +31,10 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointTree",
     "Conflict",
+    "Event",
+    "EventCallbacks",
+    "EventCounts",
+    "EventRecorder",
     "GCReport",
     "MergeConflict",
     "MergeResult",

@@ -12,6 +12,7 @@ from langgraph_harness_saver.engine.terminal import printable, short_ids
 from langgraph_harness_saver.rows import CheckpointKey
 
 if TYPE_CHECKING:
+    from langgraph_harness_saver.engine.events import Event
     from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeNode
 
 _ASCII = str.maketrans(
@@ -173,9 +174,13 @@ def text(tree: CheckpointTree, width: int | None, *, colour: bool, ascii: bool, 
     """Draw the tree for a terminal; see `CheckpointTree.render`."""
     pen = _Pen(width, colour, ascii)
     labels = _Labels(tree)
-    lines = [
-        pen.line(graph, labels.pieces(step) if step else []) for graph, step in _lanes(_steps(tree, run))
-    ]
+    lines = []
+    for graph, step in _lanes(_steps(tree, run)):
+        lines.append(pen.line(graph, labels.pieces(step) if step else []))
+        if step and len(step.nodes) == 1:
+            under = graph.replace("●", "│" if step.parents else " ")
+            told = labels.events(step.nodes[0], run)
+            lines += [pen.line(under, [_Piece("  "), _Piece(event, _DIM)]) for event in told]
     if tree.next_page is not None:
         more = tree.total_checkpoints - len(tree.nodes)
         lines.append(pen.line("⋮", [_Piece(f"… {more:,} more on other pages", _DIM)]))
@@ -346,6 +351,12 @@ class _Labels:
         ]
         return [fact for fact in facts if fact]
 
+    def events(self, node: TreeNode, run: int | None) -> list[str]:
+        """Return what happened in the step that ran from a node."""
+        told = [_happened(event) for event in node.events[:run]]
+        left = len(node.events) - len(told)
+        return [*told, f"… {_count(left, 'more event')}"] if left else told
+
     def pieces(self, step: Step) -> list[_Piece]:
         """Return a step's line, piece by piece."""
         if len(step.nodes) > 1:
@@ -359,6 +370,25 @@ class _Labels:
         for place, fact in enumerate(self.facts(node)):
             pieces += [_Piece(" · ", _DIM) if place else _Piece(" "), _Piece(fact)]
         return pieces
+
+
+def _happened(event: Event) -> str:
+    facts = [
+        f"{printable(event.kind)} {printable(event.name)}",
+        printable(event.phase or ""),
+        "" if event.attempt == 1 else f"attempt {event.attempt}",
+        "paused" if event.paused else "",
+        f"error: {printable(event.error)}" if event.error else "",
+        "" if event.duration is None else f"{event.duration:.3g} s",
+        _tokens(event.usage or {}),
+        printable(event.summary or ""),
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _tokens(usage: Mapping[str, object]) -> str:
+    total = usage.get("total_tokens")
+    return f"{total:,} tokens" if isinstance(total, int) else ""
 
 
 def _count(number: int, noun: str) -> str:
@@ -377,7 +407,7 @@ def mermaid(tree: CheckpointTree, run: int | None) -> str:
     boxes: dict[str, list[str]] = defaultdict(list)
     for number, step in enumerate(reversed(_steps(tree, run))):
         names.update(dict.fromkeys((node.key for node in step.nodes), f"n{number}"))
-        boxes[step.key.thread_id].append(f"n{number}{_box(labels, step)}")
+        boxes[step.key.thread_id].append(f"n{number}{_box(labels, step, run)}")
     lines = ["flowchart TD"]
     for number, (thread_id, nodes) in enumerate(boxes.items()):
         lines.append(f'  subgraph t{number}["{_escaped(labels.name(thread_id))}"]')
@@ -388,11 +418,12 @@ def mermaid(tree: CheckpointTree, run: int | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _box(labels: _Labels, step: Step) -> str:
+def _box(labels: _Labels, step: Step, run: int | None) -> str:
     if len(step.nodes) > 1:
         return f'["… {len(step.nodes):,} more"]'
     node = step.nodes[0]
-    words = [labels.id(node), *(ref.text for ref in labels.refs(node)), *labels.facts(node)]
+    refs = [ref.text for ref in labels.refs(node)]
+    words = [labels.id(node), *refs, *labels.facts(node), *labels.events(node, run)]
     label = "<br/>".join(map(_escaped, words))
     return f'(["{label}"])' if node.head else f'["{label}"]'
 

@@ -16,13 +16,17 @@ from langgraph_harness_saver.config import CheckpointBackend, CheckpointerConfig
 from langgraph_harness_saver.core import Core, Stored, contains
 from langgraph_harness_saver.engine.arguments import checkpoint_name, thread_name
 from langgraph_harness_saver.engine.blame import Blame, BlameStep, BlameTracer
+from langgraph_harness_saver.engine.callbacks import EventCallbacks
 from langgraph_harness_saver.engine.collecting import CollectionMethods
 from langgraph_harness_saver.engine.compare import ABSENT
 from langgraph_harness_saver.engine.diff import CheckpointDiff, diff_values
+from langgraph_harness_saver.engine.event_lists import EventLists
+from langgraph_harness_saver.engine.events import Event
 from langgraph_harness_saver.engine.lines import Lines
 from langgraph_harness_saver.engine.merge import MergeResult, Strategy
 from langgraph_harness_saver.engine.merging import Merging
 from langgraph_harness_saver.engine.publishing import publish
+from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig
 from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapshotMethods, snapshots_of
@@ -354,6 +358,39 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
             raise CheckpointNotFoundError(f"thread {thread_id!r} has no tag {name!r}; it has {known}")
         return await self.get(tags[name], thread_id)
 
+    # --- events ------------------------------------------------------------------------------------
+
+    def callbacks(self, **options: Any) -> EventCallbacks:
+        """Return a callback handler that records every tool and LLM call inside a node as an event.
+
+        It goes into a graph's config, `{"callbacks": [engine.callbacks()]}`, for any kind of run; see
+        `EventCallbacks` for what it takes.
+        """
+        return EventCallbacks(self.recorder, **options)
+
+    @property
+    def recorder(self) -> EventRecorder:
+        """What stores events in the background."""
+        return EventRecorder(self.checkpointer)
+
+    async def events(
+        self, thread_id: str, checkpoint_id: str | None = None, *, values: bool = True
+    ) -> list[Event]:
+        """Return what happened inside the steps of a thread, or in the one that ran from a checkpoint.
+
+        Events come in the order in which they began, without their inputs and outputs where `values` is
+        False. A branch's are its own, and those on the line that leads to it from before it was made. A
+        checkpoint may be a subgraph's, or one that durability "exit" has never stored.
+
+        Raises:
+            CheckpointNotFoundError: The thread has neither such a checkpoint nor events of one.
+        """
+        thread_id = thread_name(thread_id)
+        found = await self._event_lists.of(thread_id, checkpoint_id, values=values)
+        if checkpoint_id is not None and not found:
+            await self._locate(checkpoint_id, thread_id)
+        return found
+
     # --- the tree ----------------------------------------------------------------------------------
 
     async def get_checkpoint_tree(
@@ -375,9 +412,11 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         heads = {entry.row.key.thread_id: entry.row.key for entry in reversed(entries)}
         page = [e for e in entries if before is None or _cursor(e) < before]
         shown = page if limit is None else page[:limit]
+        items = await self._lines.items(shown, tags, set(heads.values()))
+        events = await self._event_lists.shown(item.key for item in items)
         return build_tree(
             thread_id,
-            await self._lines.items(shown, tags, set(heads.values())),
+            [item._replace(events=tuple(events.get(item.key, ()))) for item in items],
             branches=records,
             heads=heads.values(),
             total=len(entries),
@@ -397,6 +436,10 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
     @property
     def _lines(self) -> Lines:
         return Lines(self._core, self._travel)
+
+    @property
+    def _event_lists(self) -> EventLists:
+        return EventLists(self._core, self._lines)
 
     @property
     def _values(self) -> Values:

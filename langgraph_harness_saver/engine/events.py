@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from typing_extensions import Self
 
 from langgraph_harness_saver.errors import SerializationError
+from langgraph_harness_saver.ids import pack_id, unpack_id
+from langgraph_harness_saver.rows import EventRow
 
 
 class _Ids(threading.local):
@@ -86,6 +88,20 @@ class Event:
     id: str = field(default_factory=new_event_id)
     """Orders events by when they began; an event that is recorded again under its id is the same one."""
 
+    @property
+    def key(self) -> bytes:
+        """Its id as stores hold it, 16 bytes.
+
+        Raises:
+            SerializationError: It is no 32 hexadecimal digits.
+        """
+        try:
+            return bytes.fromhex(self.id) if len(self.id) == 32 else bytes.fromhex("?")
+        except ValueError as error:
+            raise SerializationError(
+                f"{self.id!r} can't be an event's id; leave it out for a new one"
+            ) from error
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -104,6 +120,35 @@ class Event:
             raise SerializationError(
                 f"this is not an event ({error}); pass what Event.to_dict returned"
             ) from error
+
+
+_FACTS = tuple(
+    one.name
+    for one in fields(Event)
+    if one.name not in ("thread_id", "root_checkpoint_id", "input", "output", "id")
+)
+"""What of an event is read without its values, in the order in which it is stored: new fields come last."""
+_IDS = ("checkpoint_id", "task_id", "run_id", "parent_run_id", "graph_run_id")
+
+
+def facts_of(event: Event) -> list[Any]:
+    """Return what is stored of an event besides its place, its id and its values."""
+    return [
+        pack_id(value) if name in _IDS and isinstance(value, str) else value
+        for name, value in ((name, getattr(event, name)) for name in _FACTS)
+    ]
+
+
+def event_of(row: EventRow, facts: Sequence[Any], values: Sequence[Any] | None) -> Event:
+    """Return the event that is stored in a row; without its input and output where they weren't read."""
+    known: dict[str, Any] = {
+        name: unpack_id(value) if name in _IDS and value is not None else value
+        for name, value in zip(_FACTS, facts, strict=False)
+    }
+    known["tags"] = tuple(known.get("tags") or ())
+    given, came = values or (None, None)
+    known.update(thread_id=row.thread_id, root_checkpoint_id=row.checkpoint_id, id=row.event_id.hex())
+    return Event(**known, input=given, output=came)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from langgraph.config import get_config
-from langgraph.runtime import get_runtime
 
 from langgraph_harness_saver.engine.events import Place
 
@@ -17,12 +14,14 @@ logger = logging.getLogger(__name__)
 def current_place(metadata: Mapping[str, Any] | None = None) -> Place | None:
     """Return the place of the node that is running, None outside of one or without a thread.
 
-    `metadata` is a callback's, which is believed where the context says nothing. Before Python 3.11 an async
-    node has no context.
+    `metadata` is a callback's, which knows node and step better.
     """
     try:
+        # Who saves without LangGraph's graphs need not have them, and is never inside of one.
+        from langgraph.config import get_config
+
         config = get_config()
-    except RuntimeError:
+    except (ImportError, RuntimeError):
         return None
     configurable = config.get("configurable") or {}
     known = {**(config.get("metadata") or {}), **(metadata or {})}
@@ -44,7 +43,37 @@ def current_place(metadata: Mapping[str, Any] | None = None) -> Place | None:
     )
 
 
+def guessed_place(
+    metadata: Mapping[str, Any] | None, latest: Callable[[str, str], str | None]
+) -> Place | None:
+    """Return the place that a callback's metadata tells of: before Python 3.11 an async node has no context.
+
+    They lack the checkpoint. `latest` names the one that was stored last of a thread and namespace, which is
+    it, or the one before where that is still on its way.
+    """
+    known = metadata or {}
+    thread_id, where = known.get("thread_id"), known.get("langgraph_checkpoint_ns")
+    if thread_id is None or not isinstance(where, str):
+        return None
+    checkpoint_ns, _, task = where.rpartition("|")
+    root = latest(str(thread_id), "")
+    if root is None:
+        return None
+    return Place(
+        thread_id=str(thread_id),
+        root_checkpoint_id=root,
+        checkpoint_ns=checkpoint_ns,
+        checkpoint_id=latest(str(thread_id), checkpoint_ns) or "",
+        node=known.get("langgraph_node"),
+        step=known.get("langgraph_step"),
+        task_id=task.rpartition(":")[2] or None,
+        graph_run_id=_text(known.get("run_id")),
+    )
+
+
 def _execution() -> Any:
+    from langgraph.runtime import get_runtime
+
     try:
         return get_runtime().execution_info
     except RuntimeError:

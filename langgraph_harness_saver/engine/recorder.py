@@ -1,23 +1,17 @@
-"""Hands events over to whoever stores them, without waiting."""
+"""Hands events over to what stores them, without waiting."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from langgraph_harness_saver.engine.events import Event
+from langgraph_harness_saver.engine.events import Event, facts_of
+from langgraph_harness_saver.engine.told import MOST_BYTES, told
+from langgraph_harness_saver.errors import SerializationError
+from langgraph_harness_saver.eventlog import EventCounts
+from langgraph_harness_saver.rows import Noted
 
-
-@dataclass(frozen=True, slots=True)
-class EventCounts:
-    """What became of the events that a process handed over through one saver."""
-
-    recorded: int = 0
-    """Handed over."""
-    stored: int = 0
-    failed: int = 0
-    """Those that the store, or the conversion, refused; each failure is logged."""
-    dropped: int = 0
-    """Those that came while too many were waiting."""
+if TYPE_CHECKING:
+    from langgraph_harness_saver.checkpointer import HarnessCheckpointer
 
 
 class EventRecorder:
@@ -27,19 +21,46 @@ class EventRecorder:
     is stored when the process ends in good order, when the saver is closed, and when `flush` has returned.
     """
 
-    def record(self, event: Event) -> bool:
-        """Hand an event over, its input and output as they are now; False if it was dropped."""
-        raise NotImplementedError
+    def __init__(self, checkpointer: HarnessCheckpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def record(self, event: Event, most_bytes: int | None = MOST_BYTES) -> bool:
+        """Hand an event over, its input and output as they are now; False if it was dropped.
+
+        They are taken as JSON has them; of one with more than `most_bytes` the beginning.
+        """
+        return self.hand_over(event, [told(event.input, most_bytes), told(event.output, most_bytes)])
+
+    def hand_over(self, event: Event, values: list[Any]) -> bool:
+        """Hand an event over whose input and output are such as JSON has already."""
+        saver = self._checkpointer
+        core = saver._core
+        try:
+            dumped = core.codec.dump_event(values, event.thread_id)
+        except SerializationError:
+            # A serializer may know less than JSON does.
+            dumped = core.codec.dump_event([repr(value) for value in values], event.thread_id)
+        noted = Noted(event.thread_id, event.root_checkpoint_id, event.key, facts_of(event), dumped)
+        return saver.event_log.add(core, noted, saver)
+
+    def latest(self, thread_id: str, checkpoint_ns: str) -> str | None:
+        """Return the id of the checkpoint that this process has stored or read last, if it still knows."""
+        image = self._checkpointer._core.cache.latest(thread_id, checkpoint_ns)
+        return image.key.checkpoint_id if image else None
+
+    def drop(self, error: Exception) -> None:
+        """Log and count an event that couldn't be made."""
+        self._checkpointer.event_log.drop(repr(error))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was handed over is stored; False if some of it isn't, after `timeout` seconds."""
-        raise NotImplementedError
+        return self._checkpointer.event_log.flush(timeout)
 
     async def aflush(self, timeout: float | None = None) -> bool:
         """Do what `flush` does."""
-        raise NotImplementedError
+        return await self._checkpointer.event_log.aflush(timeout)
 
     @property
     def counts(self) -> EventCounts:
         """What became of events so far."""
-        raise NotImplementedError
+        return self._checkpointer.event_log.counts

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from typing_extensions import Self
 
 from langgraph_harness_saver.engine import drawing
+from langgraph_harness_saver.engine.events import Event
 from langgraph_harness_saver.engine.snapshot import text_of
 from langgraph_harness_saver.errors import SerializationError
 from langgraph_harness_saver.rows import Branch, CheckpointKey
@@ -32,6 +33,7 @@ class TreeItem(NamedTuple):
     next: tuple[str, ...] = ()
     interrupts: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
 
     @property
     def key(self) -> CheckpointKey:
@@ -65,6 +67,8 @@ class TreeNode:
     """Whether it is the latest of its thread and namespace."""
     interrupts: tuple[str, ...] = ()
     """The ids of interrupts that wait for an answer."""
+    events: tuple[Event, ...] = ()
+    """What happened in the step that ran from it, in order, without inputs and outputs."""
 
     @property
     def key(self) -> CheckpointKey:
@@ -74,13 +78,14 @@ class TreeNode:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**plain, "events": [event.to_dict() for event in self.events]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Undo `to_dict`."""
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
-        return cls(**values)
+        return cls(**{**values, "events": tuple(map(Event.from_dict, data.get("events", ())))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +186,15 @@ class CheckpointTree:
     ) -> str:
         """Draw it for a terminal, like `git log --graph`: each line above what it came of.
 
+        Under a checkpoint stand the events of the step that ran from it, in order.
+
         Args:
             width: Columns; longer lines are cut. None: as long as they get, else for example
                 `shutil.get_terminal_size().columns`.
             colour: Use ANSI colours.
             ascii: Draw with ASCII only; names and summaries stay as they are.
             run: How many checkpoints to show of a line in which nothing happens: no tag, branch, merge,
-                rewind, head or interrupt. None: all.
+                rewind, head or interrupt; and how many events of a step. None: all.
         """
         return drawing.text(self, width, colour=colour, ascii=ascii, run=run)
 
@@ -257,6 +264,7 @@ def _node(item: TreeItem, lines: Mapping[str, Branch], *, head: bool) -> TreeNod
         next=tuple(item.next),
         head=head,
         interrupts=tuple(item.interrupts),
+        events=tuple(item.events),
     )
 
 
