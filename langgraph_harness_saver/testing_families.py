@@ -20,6 +20,8 @@ from langgraph_harness_saver.rows import (
     Family,
     Graft,
     Kind,
+    Needed,
+    Node,
     PutResult,
     Query,
     Span,
@@ -44,6 +46,7 @@ from langgraph_harness_saver.testing import (
 )
 
 BRANCH = "1f0a3c5e-7b9d-6e2f-8a4b-000000000001"
+ANCHOR = "ff0a3c5e-7b9d-5e2f-8a4b-000000000009"
 OTHER = "1f0a3c5e-7b9d-6e2f-8a4b-000000000002"
 
 
@@ -265,6 +268,85 @@ class _FamilyTests(_StoreBase):
         assert list(await store.tags("t")) == []
         assert self.raw_rows(store) == 0
 
+    # --- parts of families -------------------------------------------------------------------------
+
+    async def test_an_outline_is_of_all_checkpoints_and_anchors(self, store: Store) -> None:
+        rows, graft = await self._tangled(store)
+        for thread_id in ("t", BRANCH):
+            outline = await store.outline(thread_id)
+            assert sorted(outline.nodes) == sorted(map(_node, (*rows, *graft.rows)))
+            assert outline.tagged == {rows[1].key}
+            assert outline.branches == {BRANCH: graft.branch}
+            assert outline.last is None
+        assert not (await store.outline("nobody")).nodes
+
+    async def test_an_outline_without_the_newest_has_those_that_hang_on_the_others(
+        self, store: Store
+    ) -> None:
+        rows, graft = await self._tangled(store)
+        assert not (await store.outline("t", 4)).nodes
+        outline = await store.outline("t", 2)
+        assert outline.last == "3"
+        named = {(node.key.checkpoint_ns, node.key.checkpoint_id) for node in outline.nodes}
+        # 1, 2 and 3, what has them as parents, the anchor and what has that one.
+        assert named >= {("", "1"), ("", "2"), ("", "3"), ("", ANCHOR), ("", "4"), ("sub", "2")}
+        assert len((await store.outline("t", 1)).nodes) == len(rows) + len(graft.rows)
+
+    async def test_a_plan_sees_the_part_that_was_chosen(self, store: Store) -> None:
+        rows, _ = await self._tangled(store)
+        await store.put_writes(rows[0].key, [_write()])
+        await store.put_writes(rows[1].key, [_write("other")])
+        for readable in (False, True):
+            seen: list[Family] = []
+            chosen = Needed([rows[1].key, _key("not there")], readable)
+            await store.revise("t", _noting(seen), choose=lambda _, chosen=chosen: chosen)  # type: ignore[misc]
+            assert set(seen[0].rows) == {rows[1].key, *([rows[0].key] if readable else [])}
+            assert {key: [*some] for key, some in seen[0].writes.items()} == {rows[1].key: [_write("other")]}
+        await store.revise("t", _never, choose=lambda _: Needed(()))
+        whole: list[Family] = []
+        await store.revise("t", _noting(whole), choose=lambda _: None)
+        assert len(whole[0].rows) == len(rows) + 2
+
+    async def test_a_revision_of_a_part_leaves_the_rest_alone(self, store: Store) -> None:
+        rows, _ = await self._tangled(store)
+        hidden = rows[0]._replace(kind=Kind.HIDDEN, metadata=b"", rev=1)
+        heir = rows[1]._replace(parent_id=None, rev=2)
+        change = Change([hidden, heir], writes={hidden.key: ()})
+        await store.put_writes(hidden.key, [_write()])
+        await store.revise("t", lambda _: change, choose=lambda _: Needed([hidden.key, heir.key]))
+        assert await _get(store, "t", "1") is None
+        assert await _get(store, "t", "2") == Entry(heir, ())
+        assert len((await store.load("t")).rows) == len(rows) + 2
+        assert list(await store.tags("t")) == [Tag("good", heir.key)]
+
+    async def test_threads(self, store: Store) -> None:
+        names = [*UUIDS[:2], "a", "b", "\x00", "\ud800"]
+        for name in names:
+            await store.put(_row("1", thread_id=name))
+        await store.put_writes(_key("early", thread_id="only writes"), [_write()])
+        found: list[str] = []
+        while page := await store.threads(found[-1] if found else None, 2):
+            found += page
+        assert sorted(found) == sorted(names)
+
+    async def _tangled(self, store: Store) -> tuple[list[CheckpointRow], Graft]:
+        """Store a line with a tag, a subgraph's checkpoint, an anchor and a branch."""
+        rows = [
+            _row("1"),
+            _row("2", parent_id="1", reach=(Span("t", "", "1", "1"),)),
+            _row("3", parent_id="2"),
+            _row("4", parent_id=ANCHOR),
+            _row("2", ns="sub", body=b"sub"),
+            _row(ANCHOR, kind=Kind.ANCHOR),
+            _row("0", kind=Kind.HIDDEN),
+        ]
+        for row in rows[:5]:
+            await store.put(row)
+        await self._revise(store, rows=rows[5:])
+        await store.tag(Tag("good", rows[1].key))
+        graft = await self._branched(store, rows[2])
+        return rows[:6], graft
+
     # --- changing ----------------------------------------------------------------------------------
 
     async def test_a_plan_sees_the_whole_family(self, store: Store) -> None:
@@ -455,6 +537,14 @@ def _branch(*, thread_id: str = BRANCH, checkpoint_id: str = "1") -> Branch:
 
 def _query(thread_id: str) -> Query:
     return Query(thread_id)
+
+
+def _node(row: CheckpointRow) -> Node:
+    return Node(row.key, row.parent_id, row.rev, row.kind, row.metadata, len(row.body) + len(row.metadata))
+
+
+def _never(_: Family) -> Change:
+    raise AssertionError("nothing was chosen")
 
 
 def _noting(seen: list[Family]) -> Plan:

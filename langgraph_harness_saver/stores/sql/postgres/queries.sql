@@ -132,7 +132,10 @@ WITH bounds AS MATERIALIZED (
   WHERE $4::bigint IS NOT NULL AND thread = $2::text::uuid AND checkpoint_ns = '' AND kind = 0
   ORDER BY checkpoint_id DESC LIMIT 2 OFFSET coalesce($4, 0)
 ),
-b AS MATERIALIZED (SELECT max(checkpoint_id) AS last, $4::bigint IS NULL AS is_all, count(*) AS n FROM bounds)
+b AS MATERIALIZED (
+  SELECT (array_agg(checkpoint_id ORDER BY checkpoint_id DESC))[1] AS last, $4::bigint IS NULL AS is_all, count(*) AS n
+  FROM bounds
+)
 SELECT c.rev, c.kind, c.thread::text AS thread, c.checkpoint_ns, c.checkpoint_id, c.parent_id, c.metadata,
   octet_length(c.metadata) + octet_length(c.body) AS size, b.last,
   EXISTS (
