@@ -136,6 +136,10 @@ class Codec:
             header, values, self.pack_metadata(metadata, thread_id), None if run_id is None else str(run_id)
         )
 
+    def dumped(self, dump: Dump, thread_id: str) -> dict[str, Any]:
+        """Return fresh values of what `dump` took."""
+        return {c: self._load(typed, f"channel {c!r}", thread_id) for c, typed in dump.values.items()}
+
     def encode(
         self,
         key: CheckpointKey,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import functools
 import inspect
 import logging
@@ -18,6 +19,7 @@ from typing_extensions import Self
 
 from langgraph_harness_saver.engine.arguments import thread_name
 from langgraph_harness_saver.engine.incoming import MESSAGES, TOOLS_RESULT, listed, mapping_of
+from langgraph_harness_saver.engine.places import current_place, stopped
 from langgraph_harness_saver.engine.snapshot_config import SnapshotTrigger
 from langgraph_harness_saver.engine.taking import Request, Snapshots
 from langgraph_harness_saver.errors import InvalidConfigError
@@ -25,6 +27,8 @@ from langgraph_harness_saver.errors import InvalidConfigError
 logger = logging.getLogger(__name__)
 
 ERROR_LENGTH = 1000
+_NOTHING = object()
+"""The result of a call that has none yet."""
 _RECORDED = (Exception, asyncio.CancelledError)
 """What ends a call and is worth a snapshot. A generator that is closed early may be so by the collector, amid
 anything, and where a process is to end it shall."""
@@ -64,6 +68,10 @@ class _Around(ABC):
             await self._snapshots.take_safely(lambda: self._ending(error))
 
     def _ending(self, error: BaseException | None) -> Request | None:
+        asks = None if error is None else stopped(error)
+        if asks is not None:
+            request = self._request(self._phases[1])
+            return dataclasses.replace(request, paused=asks) if request else None
         return self._request("error" if error else self._phases[1], error)
 
 
@@ -118,7 +126,8 @@ class SnapshotScope(_Around):
     def _request(self, phase: str, error: BaseException | None = None) -> Request:
         at = SnapshotTrigger.INTERVAL if phase == "interval" else SnapshotTrigger.TASK_BOUNDARY
         state = now(self.state)
-        return Request(self.thread_id, None, state, trigger=at, tags=self._tags, about=_about(phase, error))
+        about = _about(phase, error)
+        return Request(self.thread_id, None, state, trigger=at, tags=self._tags, about=about, aside=True)
 
     @property
     def _interval(self) -> float | None:
@@ -252,7 +261,7 @@ def _generator(function: Any, calls: _Calls) -> Any:
 def _async_generator(function: Any, calls: _Calls) -> Any:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        async with calls(kwargs):
+        async with calls(kwargs) as call:
             inner = function(*args, **kwargs)
             step = inner.__anext__
             try:
@@ -260,6 +269,7 @@ def _async_generator(function: Any, calls: _Calls) -> Any:
                     try:
                         item = await step()
                     except StopAsyncIteration:
+                        call.result = None
                         return
                     try:
                         step = functools.partial(inner.asend, (yield item))
@@ -287,6 +297,8 @@ class _Calls:
         scope = scope_of(self.snapshots)
         if scope is not None and (thread_id is None or str(thread_id) == scope.thread_id):
             thread_id, state = scope.thread_id, scope.state if state is None else state
+        if thread_id is None and (place := current_place()) is not None:
+            thread_id = place.thread_id
         if thread_id is None and not self._warned:
             self._warned = True
             logger.warning(
@@ -304,20 +316,21 @@ class _Call(_Around):
     def __init__(self, calls: _Calls, thread_id: Any, state: Any) -> None:
         super().__init__(calls.snapshots)
         self._calls, self._thread_id, self._state = calls, thread_id, state
-        self.result: Any = None
+        self.result: Any = _NOTHING
 
     def _request(self, phase: str, error: BaseException | None = None) -> Request | None:
         trigger = self._calls.trigger
         if self._thread_id is None or not self._snapshots.wants(trigger):
             return None
         state = mapping_of(now(self._state))
-        if phase != "before" and trigger == SnapshotTrigger.TOOL_CALL and TOOLS_RESULT not in state:
+        answered = error is not None or self.result is not _NOTHING
+        if answered and trigger == SnapshotTrigger.TOOL_CALL and TOOLS_RESULT not in state:
             state[TOOLS_RESULT] = [self._answer(error)]
         if phase == "after" and trigger == SnapshotTrigger.LLM_CALL and _is_message(self.result):
             messages = listed(state.get(MESSAGES))
             state[MESSAGES] = messages if self.result in messages else [*messages, self.result]
         about = {"call": self._calls.name, **_about(phase, error)}
-        return Request(self._thread_id, None, state, trigger=trigger, about=about)
+        return Request(self._thread_id, None, state, trigger=trigger, about=about, aside=True)
 
     def _answer(self, error: BaseException | None) -> dict[str, Any]:
         """Return what a tool has answered, in the form of `Snapshot.tools_result`."""

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import Generation, LLMResult
 
 from langgraph_harness_saver.engine.events import Event
-from langgraph_harness_saver.engine.places import current_place, guessed_place
+from langgraph_harness_saver.engine.places import current_place, guessed_place, stopped
 from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.told import MOST_BYTES, PROMPT_BYTES, told, told_prompt
 from langgraph_harness_saver.eventlog import EventCounts
@@ -237,13 +237,10 @@ class EventCallbacks(BaseCallbackHandler):
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    from langgraph.errors import GraphBubbleUp, GraphInterrupt
-
-    if isinstance(error, GraphInterrupt):
-        return {"paused": True}
-    if isinstance(error, GraphBubbleUp):
-        # It leads elsewhere, and nothing is wrong.
-        return {}
+    asks = stopped(error)
+    if asks is not None:
+        # Nothing is wrong.
+        return {"paused": True} if asks else {}
     return {"error": f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,12 +17,14 @@ def current_place(metadata: Mapping[str, Any] | None = None) -> Place | None:
 
     `metadata` is a callback's, which knows node and step better.
     """
-    try:
+    if "langgraph.pregel" not in sys.modules:
         # Who saves without LangGraph's graphs need not have them, and is never inside of one.
-        from langgraph.config import get_config
+        return None
+    from langgraph.config import get_config
 
+    try:
         config = get_config()
-    except (ImportError, RuntimeError):
+    except RuntimeError:
         return None
     configurable = config.get("configurable") or {}
     known = {**(config.get("metadata") or {}), **(metadata or {})}
@@ -69,6 +72,15 @@ def guessed_place(
         task_id=task.rpartition(":")[2] or None,
         graph_run_id=_text(known.get("run_id")),
     )
+
+
+def stopped(error: BaseException) -> bool | None:
+    """Tell whether LangGraph stopped a node to ask a question or, False, to go elsewhere; None: it failed."""
+    if "langgraph.pregel" not in sys.modules:
+        return None
+    from langgraph.errors import GraphBubbleUp, GraphInterrupt
+
+    return isinstance(error, GraphInterrupt) if isinstance(error, GraphBubbleUp) else None
 
 
 def _execution() -> Any:

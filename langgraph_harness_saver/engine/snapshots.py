@@ -53,6 +53,9 @@ class SnapshotMethods:
         is given and nothing else: a graph with these keys goes on from it. What is stored is the state as it
         is when this is called, and whatever else is written to the thread meanwhile, it comes after that.
 
+        Inside a run of a graph on the same thread it becomes an event of the step's checkpoint instead (see
+        `events`), and that checkpoint's id is returned: a run and its thread's head stay as they are.
+
         Args:
             thread_id: A thread, which need not be there yet.
             messages: LangChain's, dicts with role and content, or (role, text): the channel `messages`. None
@@ -110,7 +113,9 @@ class SnapshotMethods:
         `tools_result`, unless the state has one; a message that an LLM call returns is added to the state's.
 
         The call comes first: a snapshot that can't be taken is logged and counted in `snapshot_failures`.
-        Of a generator that isn't run to its end no second one is taken.
+        Of a generator that isn't run to its end no second one is taken. Inside a run of a graph on the same
+        thread, which is known without a scope, they become events, and so they do where a graph's checkpoint
+        is the head of the thread.
         """
         if callable(trigger):
             raise InvalidConfigError(
@@ -129,6 +134,7 @@ class SnapshotMethods:
         `interval_seconds` in the configuration there are some in between.
 
         The code comes first: a snapshot that can't be taken is logged and counted in `snapshot_failures`.
+        As with `snapshot_on`, a graph's thread has events instead.
         """
         return SnapshotScope(self._snapshots, thread_id, state, tags=tags)
 

@@ -18,7 +18,10 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph_harness_saver.channels import BRANCH, is_routing
 from langgraph_harness_saver.core import Core, Stored
 from langgraph_harness_saver.engine.arguments import checkpoint_name, thread_name
+from langgraph_harness_saver.engine.events import Place
 from langgraph_harness_saver.engine.incoming import Incoming, incoming
+from langgraph_harness_saver.engine.places import current_place
+from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.routing import next_nodes
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger, Summarise
 from langgraph_harness_saver.errors import (
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 1000
 """How often a snapshot looks again for what it follows: each time another one has been stored meanwhile."""
+ENDS = ("after", "exit", "error")
+"""The phases of what is over."""
 FORMAT = 4
 """LangGraph's number for the form of its checkpoints."""
 TRIGGER = "trigger"
@@ -51,7 +56,10 @@ DESCRIBED = frozenset((TRIGGER, "summary", "tags", "call", "phase", "error"))
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `CheckpointEngine.snapshot` is asked for; `about` is further metadata."""
+    """What `CheckpointEngine.snapshot` is asked for.
+
+    `about` is further metadata. With `aside`, a graph's checkpoint at the head of the thread stays there.
+    """
 
     thread_id: Any
     messages: Any = None
@@ -64,17 +72,23 @@ class Request:
     summary: str | None = None
     summarise: Summarise | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    aside: bool = False
+    paused: bool = False
 
 
 class Taken(NamedTuple):
-    """A snapshot as it was when it was asked for: its caller may have gone on changing the state since."""
+    """A snapshot as it was when it was asked for: its caller may have gone on changing the state since.
 
+    `place` is where in a run of the same thread that was.
+    """
+
+    request: Request
     thread_id: str
+    place: Place | None
     given: Incoming
     dump: Dump
     metadata: dict[str, Any]
     parent_id: str | None
-    next_node: str
     tags: tuple[str, ...]
     summary: str
     summarise: Summarise | None
@@ -162,13 +176,15 @@ class Snapshots:
         tags, summary = _tags(request.tags), request.summary
         if summary is not None and not isinstance(summary, str):
             raise InvalidConfigError(f"a summary is text, not {summary!r}")
+        place = current_place()
         return Taken(
+            request,
             thread_id,
+            place if place and place.thread_id == thread_id else None,
             given,
             dump,
             {TRIGGER: trigger.value, **({"tags": list(tags)} if tags else {}), **request.about},
             None if parent_id is None else checkpoint_name(parent_id),
-            request.next_node,
             tags,
             given.summary if summary is None else summary,
             (request.summarise or self.config.summarise) if summary is None else None,
@@ -224,9 +240,14 @@ class Snapshots:
     # --- what is stored ----------------------------------------------------------------------------
 
     async def _store(self, taken: Taken, summary: str) -> str:
+        if taken.place is not None:
+            return self._note(taken, taken.place, summary)
         for _ in range(ATTEMPTS):
+            head = await self._core.get(taken.thread_id, "", None)
+            if head is not None and taken.request.aside and TRIGGER not in head.metadata:
+                return self._note(taken, _place_of(head), summary)
             try:
-                key = await self._put(taken, {**taken.metadata, "summary": summary})
+                key = await self._put(taken, head, {**taken.metadata, "summary": summary})
                 break
             except HeadMovedError:
                 continue
@@ -238,10 +259,38 @@ class Snapshots:
             await self._tag(name, key)
         return key.checkpoint_id
 
-    async def _put(self, taken: Taken, metadata: dict[str, Any]) -> CheckpointKey:
+    def _note(self, taken: Taken, place: Place, summary: str) -> str:
+        """Record a snapshot as an event of a graph's checkpoint, and return that one's id."""
+        about = taken.request.about
+        ends = about.get("phase") in ENDS
+        values = self._values(taken)
+        EventRecorder(self._saver).record(
+            place.event(
+                taken.metadata[TRIGGER],
+                about.get("call", "snapshot"),
+                phase=about.get("phase"),
+                paused=taken.request.paused,
+                error=about.get("error"),
+                tags=taken.tags,
+                summary=summary,
+                input=None if ends else values,
+                output=values if ends else None,
+            )
+        )
+        return place.root_checkpoint_id
+
+    def _values(self, taken: Taken) -> dict[str, Any]:
+        """Return what was handed over as it was then: the caller may have changed it since."""
+        try:
+            held = self._core.codec.dumped(taken.dump, taken.thread_id)
+        except SerializationError:
+            # What may not be loaded can still be told of.
+            return taken.given.channels
+        return {channel: held[channel] for channel in taken.given.channels}
+
+    async def _put(self, taken: Taken, head: Stored | None, metadata: dict[str, Any]) -> CheckpointKey:
         """Store a snapshot as its thread's head, if that is still the one which it was made to follow."""
-        core, thread_id = self._core, taken.thread_id
-        head = parent = await core.get(thread_id, "", None)
+        core, thread_id, parent = self._core, taken.thread_id, head
         if taken.parent_id is not None:
             parent = await core.get(thread_id, "", taken.parent_id)
             if parent is None:
@@ -249,7 +298,7 @@ class Snapshots:
                     f"there is no checkpoint {taken.parent_id!r} in thread {thread_id!r} to fork from; "
                     "list_checkpoints(thread_id) names those that there are"
                 )
-        elif head is not None and not taken.next_node:
+        elif head is not None and not taken.request.next_node:
             self._check_finished(head)
         head_id = head.row.key.checkpoint_id if head else None
         key = CheckpointKey(thread_id, "", following(head_id or ""))
@@ -324,6 +373,11 @@ class Snapshots:
             ) from error
         if not there:
             raise CheckpointNotFoundError(f"{key} was deleted before it could be tagged {name!r}")
+
+
+def _place_of(head: Stored) -> Place:
+    thread_id, _, checkpoint_id = head.row.key
+    return Place(thread_id, checkpoint_id, checkpoint_id=checkpoint_id, step=head.metadata.get("step"))
 
 
 def _checkpoint(values: Mapping[str, Any]) -> dict[str, Any]:
