@@ -125,6 +125,13 @@ def unpack_alias(data: bytes, old: Header) -> Header:
     )
 
 
+def header_time(data: bytes, *, is_alias: bool) -> list[Any] | None:
+    """Return the time in a packed header or alias, in a list; None where an alias has none of its own."""
+    packed = unpack(data)
+    times = packed[0] if is_alias else packed[1:2]
+    return [_unpack_time(times[0])] if times else None
+
+
 def merge_aliases(first: bytes, second: bytes) -> bytes:
     """Return what a copy of a copy has otherwise than the original."""
     (old_ts, old_changes), (ts, changes) = unpack(first), unpack(second)

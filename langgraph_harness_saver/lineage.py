@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.family import root_of
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Entry, Page, Query, WriteRow
-from langgraph_harness_saver.stores.base import Known, Store
+from langgraph_harness_saver.stores.base import Known, Store, all_known
 
 FIRST_PAGE, LARGEST_PAGE = 8, 512
 """How many rows a walk reads at once at first, and later."""
@@ -276,8 +276,3 @@ class Walk(Generic[R]):
             if each.row.key.checkpoint_id >= lowest:
                 self._page.setdefault(each.row.key.checkpoint_id, each)
         return lowest if len(found) < self._size else max(lowest, found[-1].row.key.checkpoint_id)
-
-
-def all_known(_: CheckpointKey, __: int) -> bool:
-    """Of a store's methods: take a row, and nothing that reading its values takes."""
-    return True

@@ -9,7 +9,7 @@ from typing import Any
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.codec import LINK_BYTES, Codec
 from langgraph_harness_saver.errors import CorruptCheckpointError
-from langgraph_harness_saver.header import Header, unpack_alias, unpack_header
+from langgraph_harness_saver.header import Header, header_time, unpack_alias, unpack_header
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Page, Span
 from langgraph_harness_saver.slots import (
     ALIAS,
@@ -94,7 +94,7 @@ class Reader:
             return known
         header: Header | None = None
         refs: dict[str, Ref] = {}
-        for link, slot in self.chain(ref):
+        for link, slot in self.chain(ref, self._headers):
             if link in self._headers:
                 header, refs = self._headers[link]
                 continue
@@ -106,6 +106,17 @@ class Reader:
                     refs = {c: Ref(CheckpointKey(*key), number) for c, (key, number) in pairs.items()}
             self._headers[link] = (header, refs)
         return self._headers[ref]
+
+    def time(self, key: CheckpointKey) -> Any:
+        """Return a checkpoint's `ts`, which stands in its own header; a copy's may be the original's."""
+        ref: Ref | None = self.head(key)
+        found = None
+        while ref is not None and found is None:
+            slot = self.slot(ref)
+            with Reading(ref.key):
+                found = header_time(slot.data, is_alias=slot.kind == ALIAS)
+            ref = slot.base if slot.kind == ALIAS else None
+        return found[0] if found else None
 
     def history(self, key: CheckpointKey) -> Sequence[Sequence[Any]]:
         """Return the writes that an anchor carries."""

@@ -25,7 +25,6 @@ from langgraph_harness_saver.errors import (
     StoreError,
 )
 from langgraph_harness_saver.family import removal, under_roots
-from langgraph_harness_saver.lineage import all_known
 from langgraph_harness_saver.rows import (
     Base,
     Branch,
@@ -39,6 +38,7 @@ from langgraph_harness_saver.rows import (
     PutResult,
     Query,
 )
+from langgraph_harness_saver.stores.base import all_known
 
 T = TypeVar("T")
 

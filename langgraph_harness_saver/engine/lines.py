@@ -13,9 +13,9 @@ from langgraph_harness_saver.engine.routing import interrupts, next_nodes
 from langgraph_harness_saver.engine.tree import TreeItem
 from langgraph_harness_saver.errors import CheckpointNotFoundError, CorruptCheckpointError
 from langgraph_harness_saver.header import Header
-from langgraph_harness_saver.lineage import all_known
 from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query
+from langgraph_harness_saver.stores.base import all_known
 from langgraph_harness_saver.travel import Travel
 
 PAGE = 500
@@ -79,22 +79,24 @@ class Lines:
         `heads` nothing of the kind.
         """
         bodies = {entry.row.key: entry.row.body for entry in entries}
-        reader = Reader(self._core.codec, Page((), bodies))
+        found: list[TreeItem] = []
         # Oldest first: each header is what differs from the one before.
-        found = [
-            await self._item(reader, entry, tuple(tags.get(entry.row.key, ())), heads)
-            for entry in entries[::-1]
-        ]
+        for number, entry in enumerate(reversed(entries)):
+            if number % PAGE == 0:
+                # One that remembers all of them would keep the garbage collector busy.
+                reader = Reader(self._core.codec, Page((), bodies))
+            found.append(await self._item(reader, entry, tuple(tags.get(entry.row.key, ())), heads))
         return found[::-1]
 
     async def _item(
         self, reader: Reader, entry: Entry, tags: tuple[str, ...], heads: Collection[CheckpointKey] | None
     ) -> TreeItem:
         row = entry.row
-        header, values = await self._header(reader, entry, routing=heads is not None)
-        item = TreeItem(*row.key, row.parent_id, self.metadata(entry), header.ts, tags=tags)
         if heads is None:
-            return item
+            time = await self._time(reader, row.key)
+            return TreeItem(*row.key, row.parent_id, self.metadata(entry), time, tags=tags)
+        header, values = await self._header(reader, entry)
+        item = TreeItem(*row.key, row.parent_id, self.metadata(entry), header.ts, tags=tags)
         live = row.key in heads
         writes = self._writes(entry)
         checkpoint = {
@@ -113,24 +115,35 @@ class Lines:
         asks = tuple(interrupt.id for interrupt in interrupts(writes, live=live))
         return item._replace(next=runs, interrupts=asks)
 
-    async def _header(self, reader: Reader, entry: Entry, *, routing: bool) -> tuple[Header, dict[str, Any]]:
+    async def _time(self, reader: Reader, key: CheckpointKey) -> Any:
+        try:
+            return reader.time(key)
+        except CorruptCheckpointError:
+            # It is a copy of what is not among these.
+            return (await self._stored(key)).image.header.ts
+
+    async def _header(self, reader: Reader, entry: Entry) -> tuple[Header, dict[str, Any]]:
         """Return a header, and the names of the channels with the values of those that route."""
         key = entry.row.key
         try:
             header, refs = reader.header(reader.head(key))
             names = list(refs)
-            wanted = {c: ref for c, ref in refs.items() if is_routing(c)} if routing else {}
+            wanted = {c: ref for c, ref in refs.items() if is_routing(c)}
             blobs = {channel: reader.blob(ref) for channel, ref in wanted.items()}
         except (CorruptCheckpointError, KeyError):
             # What it leans on is not among these.
-            stored = await self._core.get(*key)
-            if stored is None:
-                raise CheckpointNotFoundError(f"{key} has just been deleted; list again") from None
+            stored = await self._stored(key)
             header, names = stored.image.header, list(stored.image.blobs)
             blobs = {c: blob for c, blob in stored.image.blobs.items() if is_routing(c)}
         values: dict[str, Any] = dict.fromkeys(names)
         values.update((c, self._core.codec.value(blob, c, key.thread_id)) for c, blob in blobs.items())
         return header, values
+
+    async def _stored(self, key: CheckpointKey) -> Stored:
+        stored = await self._core.get(*key)
+        if stored is None:
+            raise CheckpointNotFoundError(f"{key} has just been deleted; list again")
+        return stored
 
     def writers(self, entry: Entry, stored: Stored, channel: str) -> tuple[str, ...]:
         """Return the nodes that ran on a checkpoint and wrote to a channel, as their tasks' paths name."""

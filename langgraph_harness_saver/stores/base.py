@@ -31,6 +31,12 @@ from langgraph_harness_saver.rows import (
 Known = Callable[[CheckpointKey, int], bool]
 """Tells whether the caller already holds the bytes of the row with this key and rev."""
 
+
+def all_known(_: CheckpointKey, __: int) -> bool:
+    """Tell a store that rows are wanted with their writes, and nothing that reading their values takes."""
+    return True
+
+
 Plan = Callable[[Family], Change]
 
 Choice = Callable[[Outline], "Needed | None"]

@@ -44,7 +44,7 @@ from langgraph_harness_saver.rows import (
     Writes,
     merge_spans,
 )
-from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, all_known
 from langgraph_harness_saver.stores.batches import Call, Pauses
 from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.opening import Opening, Queues
@@ -83,7 +83,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     version_spot,
     write_forms,
 )
-from langgraph_harness_saver.stores.redis_scan import Scanner
+from langgraph_harness_saver.stores.redis_scan import ALL, ROWS, Scanner
 from langgraph_harness_saver.stores.redis_url import RedisTarget, target_of
 from langgraph_harness_saver.stores.redis_wires import Command, Reply, Wire, Wires, call, command
 
@@ -545,7 +545,8 @@ class RedisStore(Store):
             )
             had = (b"", b"") if guess is None else (place_of(home.family, guess.key), rev_form(guess.rev))
             # Nothing has expired at the beginning of time.
-            arguments = (b"-1" if expired else now, b"all", *looks_for, *had)
+            wanted = ROWS if known is all_known else ALL
+            arguments = (b"-1" if expired else now, wanted, *looks_for, *had)
             read = call(SCRIPTS["read"], home.spot, arguments)
             reply = await self._submit(_Job(thread_id, home, read, writes=False))
             if not is_elsewhere(reply):
@@ -570,7 +571,7 @@ class RedisStore(Store):
         enough of them match.
         """
         await self.open()
-        return await self._scanner.scan(query, size)
+        return await self._scanner.scan(query, size, ROWS if known is all_known else ALL)
 
     async def events(
         self,

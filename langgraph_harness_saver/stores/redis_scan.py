@@ -33,7 +33,7 @@ from langgraph_harness_saver.stores.redis_wires import Command, call, command
 SCAN_ROWS = 256
 """How many rows are looked at together, at most, where a filter chooses among them."""
 RUN_ENTRIES, RUNS_AT_ONCE = 100, 500
-ALL, BARE, HEAD = b"all", b"bare", b"head"
+ALL, ROWS, BARE, HEAD = b"all", b"rows", b"bare", b"head"
 """How much is read of a row; see `read.lua`."""
 NO_ROWS: Sequence[Sequence[bytes]] = ((), (), (), ())
 """What `read.lua` returns where nothing is."""
@@ -54,14 +54,14 @@ class Scanner:
         self._now = now
         self._walked: tuple[int, bytes] = (0, b"-")
 
-    async def scan(self, query: Query, size: int) -> Page:
-        """Return the next `size` checkpoints; fewer only at the end."""
+    async def scan(self, query: Query, size: int, wholly: bytes = ALL) -> Page:
+        """Return the next `size` checkpoints, fewer only at the end; `wholly`: how much of each."""
         pages: list[Page] = []
         found = 0
         wanted = size
         while found < size:
-            step = await self._step(query, wanted)
-            pages.append(await self._matching(query, step.page, size - found))
+            step = await self._step(query, wanted, wholly)
+            pages.append(await self._matching(query, step.page, size - found, wholly))
             found += len(pages[-1].entries)
             if step.after is None:
                 break
@@ -69,8 +69,8 @@ class Scanner:
             wanted = min(2 * wanted, SCAN_ROWS)
         return _joined(pages)
 
-    async def _step(self, query: Query, count: int) -> _Step:
-        wanted = BARE if query.matches else ALL
+    async def _step(self, query: Query, count: int, wholly: bytes) -> _Step:
+        wanted = BARE if query.matches else wholly
         if query.thread_id is None:
             return await self._step_of_all(query, count, wanted)
         ask = partial(_ask_thread, query, count, wanted, self._now())
@@ -78,12 +78,12 @@ class Scanner:
         page = page_of(reply, home.family)
         return _Step(page, page.entries[-1].row.key if len(page.entries) == count else None)
 
-    async def _matching(self, query: Query, page: Page, count: int) -> Page:
+    async def _matching(self, query: Query, page: Page, count: int, wholly: bytes) -> Page:
         """Read all of those that match, where the metadata alone has been read so far."""
         if not query.matches:
             return replace(page, entries=page.entries[:count])
         found = [entry.row.key for entry in page.entries if query.matches(entry.row.metadata)]
-        read = await self.read(found[:count], ALL)
+        read = await self.read(found[:count], wholly)
         # They may have changed since.
         entries = [entry for entry in read.entries if query.matches(entry.row.metadata)]
         return Page(entries, read.support, read.parts)

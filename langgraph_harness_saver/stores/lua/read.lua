@@ -5,7 +5,7 @@
 --   writes  places of one thread: their writes alone, whether they are there or not
 --   line    how many, upper and lower bound in LIVE
 --   thread  how many, upper and lower bound in LIVE and in SPACES
--- all: with writes, other rows, parts; bare: as far as the metadata goes.
+-- all: with writes, other rows, parts; rows: with writes and their parts; bare: as far as the metadata goes.
 -- Returns rows, writes, other rows, ids and bytes of parts in turn.
 local now, wanted, what = ARGV[1], ARGV[2], ARGV[3]
 local rows = {}
@@ -162,11 +162,11 @@ for i, row in ipairs(rows) do
   local at = #place + 1
   local flags = byte(row, at + 8)
   local run_to = skip_id(row, skip_id(row, at + 9, bit.band(flags, 4) ~= 0), bit.band(flags, 8) ~= 0) - 1
-  if wanted == 'all' then
+  if wanted == 'all' or wanted == 'rows' then
     add_writes(place)
     if place == known_place and sub(row, at, at + 7) == known_rev then
       rows[i] = sub(row, 1, at + 7) .. char(bit.bor(flags, 16)) .. sub(row, at + 9, run_to)
-    else
+    elseif wanted == 'all' then
       name_parts(row, add_spans(place, row, run_to + 1))
     end
   else
