@@ -180,6 +180,7 @@ class Travel:
         lineage = _Lineage(self, target.row)
         last: Entry | None = None
         begun: Entry | None = None
+        first: Entry | None = None
         before: Entry | None = None
         nearest = ""
         async for entry, metadata in self._line(target.row.key.thread_id, namespace):
@@ -188,12 +189,21 @@ class Travel:
                 break
             root = _root(metadata)
             if root == at:
-                last = last or entry
+                last, first = last or entry, entry
                 begun = entry if metadata.get("source") == "input" else begun
             elif root is not None and root > nearest and await lineage.has(root):
                 before, nearest = entry, root
+        begun = begun or (first if first is not None and self._waits(first) else None)
         found = [last if is_leaf else None, begun or before]
         return list({entry.row.key: entry for entry in found if entry is not None}.values())
+
+    def _waits(self, entry: Entry) -> bool:
+        """Tell whether a subgraph goes on from where it was interrupted, as it does in durability "exit".
+
+        Its input isn't stored then. One within another that begins anew begins anew, too.
+        """
+        parents = self._codec.unpack_metadata(entry.row.metadata, entry.row.key).get("parents") or {}
+        return all(":" not in ns for ns in parents) and any(w.call in UNFINISHED for w in entry.writes)
 
     # --- rewinding ---------------------------------------------------------------------------------
 

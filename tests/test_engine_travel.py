@@ -356,7 +356,16 @@ def delta_in_a_subgraph_that_remembers(bench: Bench) -> Any:
     return calling(bench, inner(bench, True, state=Inner))
 
 
-for name in ("questions_in_a_chain", "parallel_questions", "delta_with_snapshots", "functional"):
+IN_DURABILITY_EXIT = (
+    "questions_in_a_chain",
+    "parallel_questions",
+    "delta_with_snapshots",
+    "functional",
+    "subgraph_that_remembers",
+    "nested_of_which_the_inner_remembers",
+    "delta_in_a_subgraph_that_remembers",
+)
+for name in IN_DURABILITY_EXIT:
     SCRIPTS[f"{name}_exit"] = Script(**{**vars(SCRIPTS[name]), "durability": "exit"})
 
 
@@ -748,6 +757,21 @@ def test_going_on_from_the_new_head_s_own_id(name, saver, engine):
         assert [stop.noted["result"] for stop in player.stops][-1:] == [stop["result"] for stop in wanted][
             -1:
         ]
+
+
+@pytest.mark.parametrize("name", ["subgraph_that_remembers_exit"])
+def test_in_durability_exit_the_new_head_s_own_id_gives_a_subgraph_its_input_once_more(name, saver, engine):
+    source = Source(name, saver)
+    head = rewound(engine, source, source.points[0], source.thread_id)
+    player = source.player(source.thread_id, source.points[0])
+    player.step(NEW, thread(source.thread_id, head))
+    [memory, *_] = player.memories()["sub"]
+    assert memory["log"].count("in turn 0") == memory["log"].count("in turn 1") == 1
+    # So it is the thread's own config that goes on from there.
+    head = rewound(engine, source, source.points[0], source.thread_id)
+    compare(
+        went_on(source.player(source.thread_id, source.points[0]), head), source.expected(source.points[0])
+    )
 
 
 # --- what is told, and what is discarded -------------------------------------------------------------
