@@ -77,6 +77,16 @@ class _Line:
             if row.kind == Kind.LIVE:
                 del self.live[bisect_left(self.live, checkpoint_id)]
 
+    def until(self, last: str, anchors: Collection[str]) -> Iterator[CheckpointRow]:
+        """Yield what `Store.outline` is to have of this line."""
+        rows = self.rows
+        end = bisect_right(self.ids, last)
+        yield from [rows[one] for one in self.ids[:end]]
+        for one in self.ids[end:]:
+            parent = rows[one].parent_id
+            if (parent is not None and (parent <= last or parent in anchors)) or one in anchors:
+                yield rows[one]
+
     def between(self, first: str, last: str) -> Iterator[CheckpointRow]:
         for position in range(bisect_left(self.ids, first), bisect_right(self.ids, last)):
             yield self.rows[self.ids[position]]
@@ -368,20 +378,14 @@ class MemoryStore(Store, Forkable):
                 return Outline()
             last = line.live[-newest]
         threads = [self._held(name) for name in self._members(thread_id)]
-        anchors = {r.key.checkpoint_id for t in threads for r in t.rows() if r.kind == Kind.ANCHOR}
+        lines = [line for thread in threads for line in thread.lines.values()]
+        anchors = {r.key.checkpoint_id for line in lines for r in line.rows.values() if r.kind == Kind.ANCHOR}
         return Outline(
             [
                 Node(r.key, r.parent_id, r.rev, r.kind, r.metadata, len(r.body) + len(r.metadata))
-                for thread in threads
-                for r in thread.rows()
+                for line in lines
+                for r in (line.until(last, anchors) if last is not None else line.rows.values())
                 if r.kind != Kind.HIDDEN
-                and (
-                    last is None
-                    or r.key.checkpoint_id <= last
-                    or (r.parent_id is not None and r.parent_id <= last)
-                    or r.key.checkpoint_id in anchors
-                    or r.parent_id in anchors
-                )
             ],
             frozenset(key for thread in threads for key in thread.tags.values()),
             {branch.thread_id: branch for branch in self._records(thread_id)},
