@@ -12,7 +12,7 @@ from typing import Any
 from contenders import STORES, chosen
 from measures import FULL, GROUPS, QUICK, Bench
 from places import Places
-from report import machine, save, show
+from report import machine, save, show, write
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
@@ -28,7 +28,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--url", help="a Postgres or Redis of yours, in which schemas or keys are made and dropped"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(".bench"), help="where results.json and the plots go"
+        "--out", type=Path, default=Path(".bench"), help="where results.json, README.md and the plots go"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often what varies is measured")
     parser.add_argument(
@@ -91,10 +91,11 @@ def main() -> None:
     wanted.out.mkdir(parents=True, exist_ok=True)
     whole = save(wanted.out / "results.json", about, bench.found)
     show(whole)
+    write(wanted.out / "README.md", whole)
     from plots import draw  # takes a second, and matplotlib
 
     draw(whole, wanted.out)
-    print(f"results.json and the plots are in {wanted.out}")
+    print(f"results.json, README.md and the plots are in {wanted.out}")
 
 
 if __name__ == "__main__":

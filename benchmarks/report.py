@@ -145,35 +145,90 @@ def tables(found: Found) -> list[Table]:
                 "" if position else case, name, shown(case, statistics.median(values)), spread(values)
             )
         everything.add_section()
-    return [everything, ratios(found)]
+    beside = Table(*COLUMNS, title="ours beside others")
+    for row in ratios(found):
+        beside.add_row(*row)
+    return [everything, beside]
 
 
-def ratios(found: Found) -> Table:
-    """Return the table of figures: peer, ours, their ratio, the driver's limit, and what was aimed at."""
-    columns = ("what", "ours", "compared with", "ratio", "driver alone", "aim", "")
-    table = Table(*columns, title="ours beside others")
+COLUMNS = ("what", "ours", "compared with", "ratio", "driver alone", "aim", "")
+
+
+def ratios(found: Found) -> list[tuple[str, ...]]:
+    """Return a row of COLUMNS per figure: peer, ours, their ratio, the driver's limit, and the aim."""
+    rows: list[tuple[str, ...]] = []
     for figure in FIGURES:
         by_name = found.get(figure.case, {})
         if figure.ours not in by_name or figure.peer not in by_name:
             continue
         own, peer = (statistics.median(by_name[name]) for name in (figure.ours, figure.peer))
         limit = by_name.get(f"{LIMIT}, {figure.ours.split()[-1].lower()}")
-        table.add_row(
-            figure.case,
-            f"{figure.ours.split()[-1]} {shown(figure.case, own)} {spread(by_name[figure.ours])}",
-            f"{figure.peer} {shown(figure.case, peer)} {spread(by_name[figure.peer])}",
-            f"{own / peer:.2f}x",
-            shown(figure.case, statistics.median(limit)) if limit else "",
-            str(figure),
-            "reached" if figure.reached(own / peer) else "MISSED",
+        rows.append(
+            (
+                figure.case,
+                f"{figure.ours.split()[-1]} {shown(figure.case, own)} {spread(by_name[figure.ours])}",
+                f"{figure.peer} {shown(figure.case, peer)} {spread(by_name[figure.peer])}",
+                f"{own / peer:.2f}x",
+                shown(figure.case, statistics.median(limit)) if limit else "",
+                str(figure),
+                "reached" if figure.reached(own / peer) else "MISSED",
+            )
         )
     for case, store, bound in BOUNDS:
         values = found.get(case, {}).get(f"ours, {store}")
         if values:
             own = statistics.median(values)
-            row = (case, f"{store} {shown(case, own)}", "", "", "", f"≤ {shown(case, bound)}")
-            table.add_row(*row, "reached" if own <= bound else "MISSED")
-    return table
+            reached = "reached" if own <= bound else "MISSED"
+            rows.append((case, f"{store} {shown(case, own)}", "", "", "", f"≤ {shown(case, bound)}", reached))
+    return [*rows, *_grown(found)]
+
+
+def _grown(found: Found) -> list[tuple[str, ...]]:
+    """Compare a full database with a nearly empty one."""
+    rows = []
+    for case, by_name in found.items():
+        call, _, place = case.removeprefix("seconds for ").partition(", ")
+        empty = found.get(f"seconds for {call}, nearly empty", {})
+        if place.endswith("checkpoints"):
+            for name, values in by_name.items():
+                if name in empty:
+                    own, few = statistics.median(values), statistics.median(empty[name])
+                    reached = "reached" if own <= 1.5 * few else "MISSED"
+                    own_text, few_text = f"{name} {shown(case, own)}", f"nearly empty {shown(case, few)}"
+                    rows.append((case, own_text, few_text, f"{own / few:.2f}x", "", "≤ 1.5x", reached))
+    return rows
+
+
+def write(path: Path, whole: dict[str, Any]) -> None:
+    """Write the table of figures, and all that was measured, as Markdown."""
+    about, found = whole["about"], whole["results"]
+    lines = [
+        "# What was measured",
+        "",
+        f"By `make bench` on {about['cpu']}, {about['cores']} cores, servers included; {describe(about)}.",
+        "Medians of interleaved rounds; ± is half of what lies between the extremes. “Driver alone” writes",
+        "as many bytes in as many commits and does nothing else.",
+        "",
+        *_markdown(COLUMNS, ratios(found)),
+        "",
+        "## All",
+        "",
+        *_markdown(
+            ("what", "who", "median", "spread"),
+            [
+                (case, name, shown(case, statistics.median(values)), spread(values))
+                for case, by_name in found.items()
+                for name, values in by_name.items()
+            ],
+        ),
+        "",
+    ]
+    path.write_text("\n".join(lines))
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def show(whole: dict[str, Any]) -> None:

@@ -114,3 +114,5 @@ def test_a_run_is_measured_merged_and_drawn(tmp_path: Path) -> None:
     draw(whole, tmp_path)
     assert {file.name for file in tmp_path.glob("*.svg")} == {"bytes.svg", "steps.svg", "history.svg"}
     report.show(whole)
+    report.write(tmp_path / "README.md", whole)
+    assert "| seconds for get, 8 checkpoints |" in (tmp_path / "README.md").read_text()
