@@ -797,9 +797,11 @@ async def test_limits_are_there_with_our_checkpointer(served):
 def test_limits_are_there_with_the_servers_own_checkpointer(tmp_path):
     with DevServer(tmp_path, checkpointer=None) as server:
         own = Served(None, server)
-        own.run({limit.__name__: limit for limit in LIMITS} | {"before": stock_before})
-        for name in own.outcomes:
-            own.tell(name)
+        # Not together: the server drops a connection on which it has failed, whoever else is waiting there.
+        for scenarios in ({limit.__name__: limit for limit in LIMITS}, {"before": stock_before}):
+            own.run(scenarios)
+            for name in scenarios:
+                own.tell(name)
 
 
 async def stock_before(served: Served) -> None:
@@ -849,8 +851,9 @@ EXPECTED = re.compile(
     r"\[warning +\] (GET|POST|DELETE) \S+ (404|409|422) "
     # A run without a thread has no checkpointer, and the server asks for durability all the same.
     "|`durability` has no effect when no checkpointer is present"
-    # Its store's task, on isolated loops.
+    # Its store's task, and the contexts that it doesn't leave, on isolated loops.
     r"|Task was destroyed but it is pending!$"
+    "|coroutine method 'aclose' of '_yield_checkpointer' was never awaited"
 )
 
 
