@@ -292,11 +292,7 @@ class EngineMachine(SaverMachine):
             with pytest.raises(BranchExistsError):
                 self.engine(saver, "branch", chosen[2], name, thread)
         else:
-            is_leaf = self.model.is_leaf(chosen)
-            made = self.engine(saver, "branch", chosen[2], name, thread)
-            self.adopt_branch(saver, chosen, made, is_leaf)
-            self.model.origins[made] = Origin(str(thread), chosen[2], name)
-            self.threads.append(made)
+            made = self.begin_branch(saver, chosen, name)
             self.check_thread(self.other(saver), made)
         self.check_thread(self.other(saver), thread)
 
@@ -342,6 +338,31 @@ class EngineMachine(SaverMachine):
         extra = {"ts": item.checkpoint["ts"], "updated_channels": item.checkpoint.get("updated_channels")}
         told = (item.checkpoint["channel_versions"], item.checkpoint["versions_seen"], item.metadata, extra)
         self.model.nodes[name] = Node(head[2], values, *copy.deepcopy(told))
+
+    @precondition(lambda self: len(self.threads) < 3 + MOST_BRANCHES)
+    @rule(
+        which=doors, thread=threads, theirs=ops(), ours=st.none() | ops(),
+        strategy=st.sampled_from(("ours", "theirs", "three_way")),
+    )  # fmt: skip
+    def branch_and_merge(
+        self, which: int, thread: Any, theirs: list[Op], ours: list[Op] | None, strategy: str
+    ) -> None:
+        """Merge a branch that has gone on, where nothing waits, into what has stood still or gone on too."""
+        saver = self.door(which)
+        self.put_next(saver, thread, [])
+        made = self.begin_branch(saver, self.model.of(str(thread), "")[0], f"to merge {self.tick}")
+        self.put_next(saver, made, theirs)
+        if ours is not None:
+            self.put_next(saver, thread, ours)
+        self.merge(which, thread, made, strategy)
+
+    def begin_branch(self, saver: HarnessCheckpointer, chosen: Name, name: str) -> str:
+        is_leaf = self.model.is_leaf(chosen)
+        made: str = self.engine(saver, "branch", chosen[2], name, chosen[0])
+        self.adopt_branch(saver, chosen, made, is_leaf)
+        self.model.origins[made] = Origin(chosen[0], chosen[2], name)
+        self.threads.append(made)
+        return made
 
     def adopt_branch(self, saver: HarnessCheckpointer, chosen: Name, made: str, is_leaf: bool) -> None:
         """Take what a branch has begun with: of which subgraphs it has a checkpoint is tested elsewhere."""
