@@ -457,7 +457,8 @@ async def test_a_second_run_is_rejected(served):
 
 @scenario
 async def test_a_second_run_is_enqueued(served):
-    thread_id, run = await begun(served, 1)
+    thread_id = await served.thread()
+    run = await served.client.runs.create(thread_id, "slow", input={"log": ["first"], "text": 1})
     result = await served.go(thread_id, "slow", SECOND, multitask_strategy="enqueue")
     assert result["log"] == ["first", "begin", "waited", "second", "begin", "waited"]
     assert await served.until(thread_id, run["run_id"], "success")
