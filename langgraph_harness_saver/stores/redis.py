@@ -825,7 +825,8 @@ class RedisStore(Store):
             await self._homes.unpoint(name, home.family)
         await self._index.clean(_no_longer_named(family, change))
         left = {key.thread_id for key in _left(family, change)}
-        await self._index.forget({name: at for name, at in family.expiries.items() if name not in left})
+        ended = {n: at for n, at in family.expiries.items() if n == change.drops or n not in left}
+        await self._index.forget(ended)
         return True
 
     async def delete_thread(self, thread_id: str) -> int:
