@@ -12,7 +12,7 @@ from langgraph_harness_saver.records import jsonable
 
 MOST_BYTES = 1 << 20
 """How long an input or output may be, as JSON text; of longer ones the beginning is kept."""
-PROMPT_BYTES = 1 << 15
+PROMPT_BYTES = 1 << 14
 """The same for the messages that a model is given, of which the newest are kept: the older ones are in the
 checkpoint, and each call of a long conversation would store all of them once more."""
 
