@@ -34,7 +34,6 @@ class _Call:
 
     event: Event
     input: Any
-    parent: UUID | None
     begun: float
 
 
@@ -178,10 +177,6 @@ class EventCallbacks(BaseCallbackHandler):
         """Record a model's call that has failed."""
         self._fail(run_id, error)
 
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Record what was still under way: a call that is cancelled says nothing itself."""
-        self._abandon(run_id, error)
-
     # --- events ------------------------------------------------------------------------------------
 
     def _begin(
@@ -207,7 +202,7 @@ class EventCallbacks(BaseCallbackHandler):
                 tags=names,
                 **more,
             )
-            call = _Call(event, given(), parent, time.perf_counter())
+            call = _Call(event, given(), time.perf_counter())
             # A handler that is given twice is told of everything twice.
             self._calls.setdefault(run_id, call)
         except Exception as error:
@@ -228,12 +223,6 @@ class EventCallbacks(BaseCallbackHandler):
 
     def _fail(self, run_id: UUID, error: BaseException) -> None:
         self._end(run_id, lambda: _failure(error))
-        self._abandon(run_id, error)
-
-    def _abandon(self, parent: UUID, error: BaseException) -> None:
-        for run_id, call in list(self._calls.items()):
-            if call.parent == parent:
-                self._fail(run_id, error)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

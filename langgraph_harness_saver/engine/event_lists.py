@@ -50,32 +50,44 @@ class EventLists:
         self, thread_id: str, wanted: Collection[str] | None, *, bare: bool
     ) -> list[EventRow]:
         """Return what had happened on a branch's line when it was made."""
-        records = {record.thread_id: record for record in await self._core.store.branches(thread_id)}
-        found: list[EventRow] = []
-        record = records.get(thread_id)
+        chain = await self._chain(thread_id)
+        made = {record.source: record for record in chain}
         on_line: set[str] = set()
-        while record is not None and record.name:
+        found: list[EventRow] = []
+        for record in chain:
             point = CheckpointKey(record.source, "", record.checkpoint_id)
             line = [entry.row.key async for entry in self._lines.ancestry(point)]
             if not on_line:
                 on_line = {key.checkpoint_id for key in line}
                 for source in {key.thread_id for key in line[1:]}:
                     ids = {key.checkpoint_id for key in line[1:] if key.thread_id == source}
-                    found += await self._before(record, source, ids, wanted, bare=bare)
+                    found += await self._before(made[source], ids, wanted, bare=bare)
             if line and record.checkpoint_id in on_line and await self._was_leaf(record, line[0]):
-                ids = {record.checkpoint_id}
-                found += await self._before(record, line[0].thread_id, ids, wanted, bare=bare)
-            record = records.get(record.source)
+                found += await self._before(
+                    made[line[0].thread_id], {record.checkpoint_id}, wanted, bare=bare
+                )
         return found
 
+    async def _chain(self, thread_id: str) -> list[Branch]:
+        """Return a branch's record, its source's, and so on; of a thread that is no branch none."""
+        records = {record.thread_id: record for record in await self._core.store.branches(thread_id)}
+        chain: list[Branch] = []
+        record = records.get(thread_id)
+        # One that has been deleted has no name, and is still asked by its own branches.
+        while record is not None and (chain or record.name):
+            chain.append(record)
+            record = records.get(record.source)
+        return chain
+
     async def _before(
-        self, record: Branch, source: str, ids: set[str], wanted: Collection[str] | None, *, bare: bool
+        self, record: Branch, ids: set[str], wanted: Collection[str] | None, *, bare: bool
     ) -> list[EventRow]:
+        """Return what had happened at checkpoints of a branch's source when it was made."""
         if wanted is not None:
             ids = ids & set(wanted)
         if not ids:
             return []
-        rows = await self._core.events(source, ids, bare=bare, expired=True)
+        rows = await self._core.events(record.source, ids, bare=bare, expired=True)
         return [row for row in rows if _began_at(row) <= record.created_at]
 
     async def _was_leaf(self, record: Branch, point: CheckpointKey) -> bool:
