@@ -183,9 +183,9 @@ def _newer(version: Any, seen: Any) -> bool:
 
 def _available(channel: str, value: Any) -> bool:
     """Tell whether a channel that holds a value hands it out; those of deferred nodes wait for a flag."""
-    if channel.startswith(JOIN):
-        arrived, finished = value if isinstance(value, (list, tuple)) else (value, True)
-        return bool(finished) and len("+".join(arrived)) == len(_join(channel)[0])
-    if channel.startswith(BRANCH) and isinstance(value, (list, tuple)):
-        return bool(value[1])
-    return True
+    # Whatever else stands there, LangGraph didn't write it.
+    is_deferred = isinstance(value, (list, tuple)) and len(value) == 2
+    held, finished = value if is_deferred else (value, True)
+    if channel.startswith(JOIN) and isinstance(held, (list, tuple, set, frozenset)):
+        return bool(finished) and len("+".join(map(str, held))) == len(_join(channel)[0])
+    return not channel.startswith((BRANCH, JOIN)) or bool(finished)
