@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
@@ -33,7 +35,7 @@ from langgraph_harness_saver.rows import (
     Writes,
     merge_spans,
 )
-from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, door
 from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.sqlite_file import SQL, SQLiteFile
 from langgraph_harness_saver.stores.sqlite_rows import (
@@ -58,7 +60,9 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     writes_of,
 )
 
-SWEEP_BATCH = 100
+SWEEP_BATCH = 20
+SWEEP_PAUSE = 0.01
+"""Seconds between two batches of a sweep."""
 
 
 class SQLiteStore(Store):
@@ -515,6 +519,11 @@ class SQLiteStore(Store):
         swept = 0
         while batch := await self._file.write(work):
             swept += batch
+            # Whoever waits for the file looks only from time to time, and would hardly ever find it free.
+            if door.sync:
+                time.sleep(SWEEP_PAUSE)  # noqa: ASYNC251
+            else:
+                await asyncio.sleep(SWEEP_PAUSE)
         return swept
 
     # --- threads -----------------------------------------------------------------------------------
