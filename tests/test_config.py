@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from langgraph_harness_saver import (
     CheckpointBackend,
     CheckpointerConfig,
+    CheckpointGC,
     HarnessCheckpointer,
     InvalidConfigError,
 )
@@ -163,6 +164,7 @@ def test_options_reach_the_store() -> None:
         schema="public",
         create_schema=False,
         share_listed=False,
+        retention="keep_last_n:5",
     )
     assert saver.backend.ttl_seconds == 60
     assert saver.config.model_dump(exclude={"url"}) == {
@@ -172,6 +174,7 @@ def test_options_reach_the_store() -> None:
         "wait_replicas": 2,
         "wait_seconds": 3.0,
         "ttl_seconds": 60.0,
+        "retention": {"policy": CheckpointGC.KEEP_LAST_N, "param": 5},
         "schema": "public",
         "create_schema": False,
         "strict_msgpack": None,
