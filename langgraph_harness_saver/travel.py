@@ -118,7 +118,9 @@ class Travel:
 
     async def _branch(self, thread_id: str, checkpoint_id: str, name: str, branch_id: str) -> Branch:
         root = await self.entry(CheckpointKey(thread_id, "", checkpoint_id))
-        family = next((b.family for b in await self._store.branches(thread_id)), thread_id)
+        # All branches of a family have one record each: they are read only where a thread isn't known.
+        sources = await self._core.lineage.sources(thread_id)
+        family = sources[-1] if sources else thread_id
         is_leaf = await self._is_leaf(thread_id, root)
         entries = [root]
         for namespace in await self._store.namespaces(

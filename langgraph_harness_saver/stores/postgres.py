@@ -42,7 +42,7 @@ from langgraph_harness_saver.rows import (
     merge_spans,
 )
 from langgraph_harness_saver.search import searchable
-from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
+from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, all_known
 from langgraph_harness_saver.stores.batches import Call
 from langgraph_harness_saver.stores.opening import FLUSH_BYTES, FLUSH_CALLS, Opening, Queues
 from langgraph_harness_saver.stores.packing import decode, encode
@@ -72,6 +72,9 @@ from langgraph_harness_saver.stores.postgres_schema import Schema
 from langgraph_harness_saver.stores.postgres_url import ConnectOptions, parse
 
 logger = logging.getLogger(__name__)
+
+LAST = b"\xff"
+"""What sorts behind every id."""
 
 SCAN_ROWS = 256
 """How many rows are looked at together, at most, where SQL can't tell which of them match."""
@@ -313,6 +316,12 @@ class PostgresStore(Store):
         expired: bool = False,
     ) -> Page:
         await self.open()
+        if known is all_known:
+            # Nothing has expired at the beginning of time.
+            now = -1.0 if expired else self.clock()
+            if checkpoint_id is None:
+                return await self._below(now, (thread_id, checkpoint_ns), LAST, 1)
+            return await self._look(now, "row_of", (thread_id, checkpoint_ns), id_key(checkpoint_id))
         values = (
             self.clock(),
             thread_key(thread_id),
@@ -324,8 +333,24 @@ class PostgresStore(Store):
         )
         return page_of(await self._fetch("get", *values))
 
+    async def _below(self, now: float, line: tuple[str, str], last: bytes, size: int) -> Page:
+        return await self._look(now, "rows_below", line, last, size)
+
+    async def _look(self, now: float, name: str, line: tuple[str, str], *values: Any) -> Page:
+        """Return rows of one line with their writes, and nothing that reading their values takes."""
+        items = await self._fetch(name, now, thread_key(line[0]), encode(line[1]), *values)
+        rows = [stored_row(item, line[0]) for item in items]
+        written = await self._writes([row.key for row in rows], now)
+        return Page([Entry(row, tuple(written.rows.get(row.key, ()))) for row in rows], {}, written.parts)
+
     async def scan(self, query: Query, size: int, known: Known) -> Page:
         await self.open()
+        thread_id, checkpoint_ns = query.thread_id, query.checkpoint_ns
+        chooses = query.matches or query.checkpoint_id is not None
+        if known is all_known and thread_id is not None and checkpoint_ns is not None and not chooses:
+            bounds = (query.before, query.after.checkpoint_id if query.after else None)
+            last = min((id_key(one) for one in bounds if one is not None), default=LAST)
+            return await self._below(self.clock(), (thread_id, checkpoint_ns), last, size)
         pages: list[Page] = []
         found: list[Entry] = []
         after, wanted = query.after, size
@@ -368,12 +393,15 @@ class PostgresStore(Store):
 
     async def writes(self, keys: Sequence[CheckpointKey]) -> Writes:
         await self.open()
+        return await self._writes(keys, self.clock())
+
+    async def _writes(self, keys: Sequence[CheckpointKey], now: float) -> Writes:
         if not keys:
             return Writes({}, {})
         thread_id = keys[0].thread_id
         thread, nss, ids = thread_key(thread_id), [encode(k[1]) for k in keys], [id_key(k[2]) for k in keys]
         rows: dict[CheckpointKey, list[WriteRow]] = {}
-        for item in await self._fetch("writes_of", self.clock(), thread, nss, ids):
+        for item in await self._fetch("writes_of", now, thread, nss, ids):
             write = write_of(item, item["call"], item["task_id"], item["task_path"])
             rows.setdefault(stored_key(item, thread_id), []).append(write)
         named = [part for some in rows.values() for write in some for part in write.parts]

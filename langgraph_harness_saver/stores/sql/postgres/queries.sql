@@ -27,6 +27,19 @@ SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 -- name: scan
 SELECT * FROM {schema}.harness_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
+-- name: row_of
+SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
+FROM {schema}.harness_checkpoint
+WHERE thread = $2::text::uuid AND checkpoint_ns = $3 AND checkpoint_id = $4 AND kind IN (0, 2)
+  AND NOT {schema}.harness_is_expired($2::text::uuid, $1)
+
+-- name: rows_below
+SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
+FROM {schema}.harness_checkpoint
+WHERE thread = $2::text::uuid AND checkpoint_ns = $3 AND checkpoint_id < $4 AND kind = 0
+  AND NOT {schema}.harness_is_expired($2::text::uuid, $1)
+ORDER BY checkpoint_id DESC LIMIT $5
+
 -- name: writes_of
 SELECT w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.call, w.parts, w.body
 FROM unnest($3::bytea[], $4::bytea[]) AS u(checkpoint_ns, checkpoint_id)
