@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pytest
 import servers
 from helpers import OTHER_VERSIONS, STORES, examples, url_of_prefix
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver
@@ -924,7 +924,11 @@ def machine(kind: str, request: pytest.FixtureRequest) -> type[SaverMachine]:
 def run_machine(machine: type[RuleBasedStateMachine], count: int) -> None:
     case = machine.TestCase
     case.settings = settings(
-        max_examples=examples(count), stateful_step_count=30, suppress_health_check=list(HealthCheck)
+        max_examples=examples(count),
+        stateful_step_count=30,
+        suppress_health_check=list(HealthCheck),
+        # Making a history shorter takes longer than a test may, and then nothing of it is told.
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),
     )
     case("runTest").runTest()
 
