@@ -34,7 +34,7 @@ demo: readable $(VENV)/.has-demo ## run an agent on FILE=README.md, kill it, res
 .PHONY: test
 test: $(VENV)/.has-test ## run the tests; PYTEST_ARGS="-k sqlite -x" goes to pytest
 	@HYPOTHESIS_STORAGE_DIRECTORY="$(CACHES)/hypothesis" $(BIN) -m pytest -o cache_dir="$(CACHES)/pytest" \
-	  -n 3 --dist worksteal $(PYTEST_ARGS)
+	  -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.has-bench ## compare with other savers; BENCH="postgres steps" picks, URL= is a server of yours
