@@ -18,6 +18,7 @@ from places import Places
 
 LIMIT = "limit"
 FULL_COPIES = "full copies, compressed"
+DICT = "bytes of a dict of 2,000 entries, 500 steps"
 
 
 class Sizes(NamedTuple):
@@ -201,10 +202,12 @@ def large(bench: Bench) -> None:
             bench.record(
                 "bytes of a 5 MB document and 500 small steps", contender.name, bench.places.bytes_of(url)
             )
-        _, url = bench.run(contender, lambda saver: workloads.entries(saver, *bench.sizes.entries))
-        bench.record(
-            "bytes of a dict of 2,000 entries, 500 steps", contender.name, bench.places.bytes_of(url)
-        )
+        for case, whole in ((DICT, False), (f"{DICT}, returned whole", True)):
+            work = functools.partial(
+                workloads.entries, size=bench.sizes.entries[0], turns=bench.sizes.entries[1], whole=whole
+            )
+            _, url = bench.run(contender, work)
+            bench.record(case, contender.name, bench.places.bytes_of(url))
         for kind, edit in workloads.EDITS.items():
             case = f"bytes of a list {kind}"
             work = functools.partial(workloads.edits, edit=edit, length=length, count=count)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contenders import MEMORY, POSTGRES, SQLITE
-from measures import FULL_COPIES, LIMIT
+from measures import DICT, FULL_COPIES, LIMIT
 from rich.console import Console
 from rich.table import Table
 
@@ -63,8 +63,11 @@ FIGURES = [
     *(Figure(WARM, f"ours, {store}", MEMORY, 1.3) for store in ("Postgres", "SQLite", "Redis", "memory")),
     Figure(COLD, "ours, Postgres", POSTGRES, 1),
     Figure(LIST, "ours, Postgres", POSTGRES, 0.2),
-    Figure("bytes of a dict of 2,000 entries, 500 steps", "ours, Postgres", POSTGRES, 0.03),
-    Figure("bytes of a dict of 2,000 entries, 500 steps", "ours, SQLite", SQLITE, 0.03),
+    *(
+        Figure(case, name, peer, 0.03)
+        for case in (DICT, f"{DICT}, returned whole")
+        for name, peer in (("ours, Postgres", POSTGRES), ("ours, SQLite", SQLITE))
+    ),
     *(
         Figure(f"bytes of a list {kind}", f"ours, {store}", FULL_COPIES, 1.01)
         for kind in ("trimmed in front", "edited in the middle", "RemoveMessage", "summarised")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -160,21 +161,32 @@ async def document(saver: Saver, size: int, turns: int) -> None:
 
 
 class Entries(TypedDict):
-    """A dict with many entries."""
+    """A dict with many entries, whose reducer takes single ones."""
+
+    table: Annotated[dict[str, str], operator.or_]
+    count: int
+
+
+class WholeEntries(TypedDict):
+    """A dict with many entries, which a node can only return whole."""
 
     table: dict[str, str]
     count: int
 
 
-async def entries(saver: Saver, size: int, turns: int) -> None:
-    """Keep a dict of that many entries in one channel, and change one of them a step."""
+async def entries(saver: Saver, size: int, turns: int, *, whole: bool = False) -> None:
+    """Keep a dict of that many entries in one channel, and change one of them a step.
+
+    With `whole` the node returns all of them, so that its write holds them as well.
+    """
     rng = random.Random(4)
 
-    def change(state: Entries) -> dict[str, Any]:
-        table = {**state["table"], f"key-{rng.randrange(size)}": english(rng, 40)}
-        return {"table": table, "count": state["count"] + 1}
+    def change(state: Any) -> dict[str, Any]:
+        new = {f"key-{rng.randrange(size)}": english(rng, 40)}
+        return {"table": {**state["table"], **new} if whole else new, "count": state["count"] + 1}
 
-    builder = StateGraph(Entries).add_node("change", change).add_edge(START, "change")
+    builder = StateGraph(WholeEntries if whole else Entries).add_node("change", change)
+    builder.add_edge(START, "change")
     builder.add_conditional_edges("change", lambda state: "change" if state["count"] < turns else END)
     table = {f"key-{number}": english(rng, 40) for number in range(size)}
     config = {**new_thread(), "recursion_limit": turns + 10}
