@@ -517,6 +517,8 @@ class Core:
             writes=writes,
             parts=[*parts, *named],
             events=[e for e in events if _belongs(e, missing, family, source)],
+            # A target that has expired may have left its place to its branches, so it isn't always new.
+            renews=True,
         )
 
     def _copied(self, row: CheckpointRow, target: str) -> CheckpointRow:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.family import root_of
-from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Entry, Page, Query, WriteRow
+from langgraph_harness_saver.rows import Base, CheckpointKey, CheckpointRow, Entry, Page, Query, WriteRow
 from langgraph_harness_saver.stores.base import Known, Store, all_known
 
 FIRST_PAGE, LARGEST_PAGE = 8, 512
@@ -31,12 +31,30 @@ class HasRow(Protocol):
 R = TypeVar("R", bound=HasRow)
 
 
+Crossings = tuple[Base, ...]
+"""The rows of a walk whose parents another thread holds, the branch's own first."""
+
+
+class _Known(NamedTuple):
+    """An ancestor's contents when it was met, and the way to it."""
+
+    rev: int
+    crossings: Crossings
+
+
+class _Way(NamedTuple):
+    """How far a walk has come: the row whose parent is next, and the crossings before it."""
+
+    last: Base
+    crossings: Crossings = ()
+
+
 @dataclass(slots=True)
 class _Line:
     """Ancestors of a branch on one line, as far as they have been walked, and where to go on."""
 
-    known: set[str] = field(default_factory=set)
-    waiting: list[str] = field(default_factory=list)
+    known: dict[str, _Known] = field(default_factory=dict)
+    waiting: dict[str, _Way] = field(default_factory=dict)
 
 
 class Memory:
@@ -156,54 +174,77 @@ class Lineage:
 
     async def leads_to(self, thread_id: str, row: CheckpointRow) -> bool:
         """Tell whether a checkpoint of a source is an ancestor of what a branch holds, or made under one."""
-        return await self._is_ancestor(row.key._replace(thread_id=thread_id)) or (
+        return await self._is_ancestor(thread_id, row) or (
             bool(row.key.checkpoint_ns) and await self._is_under(thread_id, row)
         )
 
     async def _is_under(self, thread_id: str, row: CheckpointRow) -> bool:
-        key = CheckpointKey(thread_id, "", root_of(self._codec, row) or "")
-        # That it once was an ancestor doesn't say that it is still there.
-        return await self._is_ancestor(key) and await self._one(key) is not None
+        root = await self._one(CheckpointKey(thread_id, "", root_of(self._codec, row) or ""))
+        return root is not None and await self._is_ancestor(thread_id, root.row)
 
-    async def _is_ancestor(self, key: CheckpointKey) -> bool:
-        line = self.memory.line(*key[:2])
-        if line is not None and await self._walks_to(key, line):
-            return True
-        # What was known may not be all any more: a deletion puts anchors between.
-        line = _Line(waiting=await self._beginnings(*key[:2]))
-        self.memory.set_line(*key[:2], line)
-        return await self._walks_to(key, line)
+    async def _is_ancestor(self, thread_id: str, row: CheckpointRow) -> bool:
+        checkpoint_ns, checkpoint_id = row.key[1:]
+        line = self.memory.line(thread_id, checkpoint_ns)
+        if line is not None and await self._walks_to(thread_id, row, line):
+            known = line.known[checkpoint_id]
+            if known.rev == row.rev and await self._stand(thread_id, known.crossings):
+                return True
+        # What was known may not be so any more: others delete, and begin anew under the same ids.
+        line = _Line(waiting=await self._beginnings(thread_id, checkpoint_ns))
+        self.memory.set_line(thread_id, checkpoint_ns, line)
+        return await self._walks_to(thread_id, row, line)
 
-    async def _beginnings(self, thread_id: str, checkpoint_ns: str) -> list[str]:
-        """Return the parents of what a branch holds that it doesn't hold itself."""
-        own: dict[str, str | None] = {}
+    async def _stand(self, thread_id: str, crossings: Crossings) -> bool:
+        """Tell whether the way to an ancestor is the one that was walked.
+
+        Whoever deletes what lies on it, within a thread, links its ends again; whoever ends a thread
+        changes the row that its branch goes on to, which is the crossing.
+        """
+        for key, rev in crossings:
+            page = await self._store.get(*key, all_known, expired=key.thread_id != thread_id)
+            if not page.entries or page.entries[0].row.rev != rev:
+                return False
+        return True
+
+    async def _beginnings(self, thread_id: str, checkpoint_ns: str) -> dict[str, _Way]:
+        """Return the parents of what a branch holds that it doesn't hold itself, and whose they are."""
+        own: dict[str, CheckpointRow] = {}
         query: Query | None = Query(thread_id, checkpoint_ns)
         while query is not None:
             page = await self._store.scan(query, LARGEST_PAGE, all_known)
-            own.update((e.row.key.checkpoint_id, e.row.parent_id) for e in page.entries)
+            own.update((e.row.key.checkpoint_id, e.row) for e in page.entries)
             last = page.entries[-1].row.key if len(page.entries) == LARGEST_PAGE else None
             query = Query(thread_id, checkpoint_ns, after=last) if last else None
-        return [parent for parent in {*own.values()} if parent is not None and parent not in own]
+        return {
+            row.parent_id: _Way(Base(row.key, row.rev))
+            for row in own.values()
+            if row.parent_id is not None and row.parent_id not in own
+        }
 
-    async def _walks_to(self, key: CheckpointKey, line: _Line) -> bool:
+    async def _walks_to(self, thread_id: str, row: CheckpointRow, line: _Line) -> bool:
         """Go on from where a line has been walked to until a checkpoint is met."""
-        if key.checkpoint_id in line.known:
+        wanted = row.key.checkpoint_id
+        if wanted in line.known:
             return True
-        found: set[str] = set()
-        waiting = list(line.waiting)
-        while waiting and key.checkpoint_id not in found:
-            walk = self.walk(key._replace(checkpoint_id=waiting.pop()))
-            while walk.next_id not in found and (key.checkpoint_id not in found or walk.is_at_hand):
+        found: dict[str, _Known] = {}
+        waiting = dict(line.waiting)
+        while waiting and wanted not in found:
+            first, (last, crossings) = waiting.popitem()
+            walk = self.walk(CheckpointKey(thread_id, row.key.checkpoint_ns, first))
+            while walk.next_id not in found and (wanted not in found or walk.is_at_hand):
                 entry = await walk.next()
                 if entry is None:
                     break
-                found.add(entry.row.key.checkpoint_id)
+                if last.key.thread_id != entry.row.key.thread_id:
+                    crossings = (*crossings, last)
+                last = Base(entry.row.key, entry.row.rev)
+                found[last.key.checkpoint_id] = _Known(last.rev, crossings)
             if walk.next_id is not None and walk.next_id not in found:
-                waiting.append(walk.next_id)
-        # Others may have walked meanwhile; what either has found is true.
-        line.known |= found
+                waiting[walk.next_id] = _Way(last, crossings)
+        # Others may have walked meanwhile; what either has found was so when it was found.
+        line.known.update(found)
         line.waiting = waiting
-        return key.checkpoint_id in found
+        return wanted in found
 
 
 class Walk(Generic[R]):

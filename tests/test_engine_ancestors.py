@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import thread, view
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.types import Command
 from test_engine_travel import (
     NEW,
@@ -184,3 +185,40 @@ def test_writes_to_an_ancestor_are_the_branch_s_alone(name, place, saver, engine
         assert saver.get_delta_channel_history(config=thread(one, first), channels=["n", "log"]) == known
     assert engine.delete_thread(branch, branches=True) > 0
     assert rows_left(place, saver) == 0
+
+
+def put_line(saver: Any, thread_id: str, word: str) -> None:
+    """Put three checkpoints, under the same ids each time."""
+    config = thread(thread_id, ns="")
+    for number in range(3):
+        checkpoint = {
+            **empty_checkpoint(),
+            "id": f"{number}",
+            "ts": word,
+            "channel_values": {"log": [word]},
+            "channel_versions": {"log": f"{number}.{word}"},
+        }
+        config = saver.put(config, checkpoint, {"source": "loop", "step": number, "parents": {}}, {})
+
+
+@pytest.mark.parametrize("word", ["again", "before"])
+def test_what_begins_anew_under_an_ancestor_s_id_is_none(saver, engine, word):
+    put_line(saver, "source", "before")
+    branch = engine.branch("2", "branch", "source")
+    below = engine.branch("2", "below", branch)
+    for reader in (branch, below):
+        assert saver.get_tuple(thread(reader, "0", ns="")).checkpoint["ts"] == "before"
+    saver.delete_thread("source")
+    put_line(saver, "source", word)
+    for reader in (branch, below):
+        assert saver.get_tuple(thread(reader, "0", ns="")) is None
+
+
+def test_an_ancestor_of_what_was_deleted_is_none(saver, engine):
+    put_line(saver, "source", "before")
+    branch = engine.branch("1", "branch", "source")
+    assert saver.get_tuple(thread(branch, "0", ns="")) is not None
+    fresh = {**empty_checkpoint(), "id": "7"}
+    saver.put(thread(branch, ns=""), fresh, {"source": "loop", "step": 7, "parents": {}}, {})
+    saver.prune([branch])
+    assert saver.get_tuple(thread(branch, "0", ns="")) is None

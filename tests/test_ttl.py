@@ -13,7 +13,7 @@ import pytest
 from helpers import Door, thread
 from langgraph.checkpoint.base import empty_checkpoint
 
-from langgraph_harness_saver import HarnessCheckpointer
+from langgraph_harness_saver import CheckpointEngine, HarnessCheckpointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +147,21 @@ def test_copy_to_an_expired_thread_starts_anew(saver: Any, door: Door, clock: Cl
     put(saver, door, "source", 2)
     door.call(saver, "copy_thread", "source", "target")
     assert steps(saver, door, thread("target")) == [2]
+
+
+def test_a_copy_to_an_expired_thread_that_has_a_branch_expires_too(
+    saver: Any, door: Door, clock: Clock
+) -> None:
+    put(saver, door, "target", 1)
+    branch = CheckpointEngine(saver).sync.branch("1", "branch", "target")
+    clock.now += 60
+    put(saver, door, branch, 2, "1")
+    clock.now += 60
+    put(saver, door, "source", 3)
+    door.call(saver, "copy_thread", "source", "target")
+    assert steps(saver, door, thread("target")) == [3]
+    clock.now += 120
+    assert steps(saver, door, thread("target")) == []
 
 
 def test_runs_of_expired_threads_are_left_alone(saver: Any, door: Door, clock: Clock) -> None:
