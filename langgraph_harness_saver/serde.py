@@ -403,6 +403,9 @@ class _Reader:
         module, name, argument = payload[:3]
         if code == _ARGS and module == "builtins" and name in _LOSSLESS:
             return _built(module, name, _LOSSLESS[name], argument)
+        if payload[3:] == _AFTER_FIELDS.get(code) and self._is_lost(module, name):
+            _tell_lost(module, name)
+            return argument
         if code == _METHOD:
             target = self._method(module, name, *payload[3:4])
         else:
@@ -419,6 +422,15 @@ class _Reader:
             emit_serde_event({"kind": "msgpack_blocked", "module": module, "name": name})
             raise _refusal(module, name, plain)
         return found
+
+    def _is_lost(self, module: str, name: str) -> bool:
+        """Tell whether a model can't be found because it was defined in a function or a class."""
+        if not self._plain or module not in sys.modules or _loaded(module, name) is not None:
+            return False
+        if _loaded(module, "__getattr__") is not None:
+            # The module may have it, but would import something to give it.
+            return False
+        return (module, name) not in self._allowed and (module, name) not in _policy.SAFE_MSGPACK_TYPES
 
     def _method(self, module: str, name: str, method: str = "") -> Any:
         if (module, name, method) in _policy.SAFE_MSGPACK_METHODS:
@@ -459,6 +471,17 @@ class _Reader:
         if kwargs and not args:
             return _built(module, name, _model, target, kwargs)
         return _built(module, name, lambda: target(*args, **kwargs))
+
+
+@functools.lru_cache(1024)
+def _tell_lost(module: str, name: str) -> None:
+    logger.warning(
+        "%s.%s is a pydantic model that its module doesn't have at the top, so it is read as its fields, as "
+        "LangGraph's own serializer does. A pydantic state makes a model of them; for others, define it at "
+        "the top of a module.",
+        module,
+        name,
+    )
 
 
 def _is_call(payload: Any) -> bool:
@@ -625,6 +648,9 @@ _CONSTRUCT: dict[int, Callable[[Any, Any], Any]] = {
     _MODEL_V1: _model,
     _MODEL: _model,
 }
+
+# What stands behind a model's fields, as LangGraph writes them.
+_AFTER_FIELDS = {_MODEL_V1: [], _MODEL: ["model_validate_json"]}
 
 
 def _array(parts: Any) -> Any:

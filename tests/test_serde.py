@@ -577,6 +577,26 @@ def test_the_refusal_says_how_to_allow_the_type() -> None:
         assert words in str(caught.value)
 
 
+def test_a_local_model_is_read_as_its_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """As LangGraph's serializer does: its own tests have pydantic states with such models in them."""
+    v1 = pytest.importorskip("pydantic.v1")
+
+    class LocalModel(BaseModel):
+        x: Point
+
+    class LocalFormerModel(v1.BaseModel):
+        x: int
+
+    values = [LocalModel(x=Point(1, 2)), {"deep": LocalFormerModel(x=2)}]
+    plain = [{"x": {"x": 1, "y": 2}}, {"deep": {"x": 2}}]
+    assert round_trip(values) == round_trip(values) == plain
+    assert [record.args[1] for record in caplog.records if record.args] == ["LocalModel", "LocalFormerModel"]
+    assert plain == round_trip(values, JsonPlusSerializer())
+    assert LocalModel.model_validate(round_trip(values)[0]) == values[0]
+    with pytest.raises(UnsafeTypeError, match="LocalModel"):
+        round_trip(values, HarnessSerializer(strict_msgpack=True))
+
+
 def test_local_classes_cannot_be_found_again() -> None:
     @dataclasses.dataclass
     class Local:
