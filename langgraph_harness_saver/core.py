@@ -16,7 +16,15 @@ from langgraph_harness_saver.errors import (
     SerializationError,
 )
 from langgraph_harness_saver.eventlog import EventLog
-from langgraph_harness_saver.family import ending, kept_slots, reader_of, removal, standalone, unused_parts
+from langgraph_harness_saver.family import (
+    adoption,
+    ending,
+    kept_slots,
+    reader_of,
+    removal,
+    standalone,
+    unused_parts,
+)
 from langgraph_harness_saver.keeping import Keeping
 from langgraph_harness_saver.lineage import Lineage, Memory, Walk
 from langgraph_harness_saver.reader import Reader
@@ -130,6 +138,8 @@ class Core:
         parent_id = parent.checkpoint_id if parent else None
         if base is None and parent is not None:
             base = await self._image(parent)
+            if base is None:
+                return await self._put_again(key, parent_id, dump, done, head)
         read_again = False
         while True:
             row, parts, image = self.codec.encode(key, parent_id, dump, None if whole else base)
@@ -144,6 +154,8 @@ class Core:
             # Another process has pruned or deleted the parent since it was cached.
             self.cache.drop(parent)
             base = None if read_again else await self._image(parent)
+            if base is None and not read_again:
+                return await self._put_again(key, parent_id, dump, done, head)
             read_again = True
         if result == PutResult.OCCUPIED:
             return await self._put_again(key, parent_id, dump, done, head)
@@ -164,7 +176,8 @@ class Core:
     ) -> T:
         """Replace a checkpoint, leaving what others need of the one that was there.
 
-        With `keep_parent`, which a put under the checkpoint's own config wants, its parent stays too.
+        So is one added whose parent isn't there, for that may have been retired. With `keep_parent`, which a
+        put under the checkpoint's own config wants, its parent stays too.
         """
 
         def plan(family: Family) -> Change:
@@ -179,9 +192,16 @@ class Core:
             if there is None or (there.kind, there.rev) != (Kind.LIVE, encoded.row.rev):
                 # The same once more is what a repeated call is, whose answer was lost.
                 _check_head(family, key, head)
-            unused = unused_parts(family, {**family.rows, key: encoded.row})
-            added = {part.part_id for part in encoded.parts}
-            return Change([encoded.row], parts=encoded.parts, drop_parts=unused - added, renews=True)
+            rows, parts = adoption(self.codec, family, encoded)
+            unused = unused_parts(family, {**family.rows, **{row.key: row for row in rows}})
+            return Change(
+                rows,
+                # Those of one that was retired aren't its.
+                writes={key: ()} if there and there.kind == Kind.HIDDEN and there.metadata else {},
+                parts=parts,
+                drop_parts=unused - {part.part_id for part in parts},
+                renews=True,
+            )
 
         await self.store.open()
         self.cache.drop(key)

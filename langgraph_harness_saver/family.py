@@ -52,9 +52,9 @@ def retirement(
 ) -> Change:
     """Take checkpoints out of sight, at the cost of these and their neighbours however long the thread is.
 
-    Their bytes stay, for whoever needs them, until `collection` drops what nobody does. `family` holds them,
-    all that have one of them as their parent, and their ancestors up to the nearest survivors; unless it is
-    `readable`, no channel of theirs is rebuilt from what ancestors hold.
+    They stay as they are, for whoever needs them, until `collection` drops what nobody does. `family` holds
+    them, all that have one of them as their parent, and their ancestors up to the nearest survivors; unless
+    it is `readable`, no channel of theirs is rebuilt from what ancestors hold.
     """
     plan = _Removal(codec, family, set(gone))
     plan.relink(anchors=readable)
@@ -63,23 +63,44 @@ def retirement(
         k for k, r in plan.rows.items() if r.kind == Kind.ANCHOR and k.checkpoint_id not in named
     )
     for key in plan.gone:
-        body = plan.rows[key].body
-        plan.rows[key] = CheckpointRow(key, None, body, b"", revision(body, b"", None), kind=Kind.HIDDEN)
-    rows = [row for key, row in plan.rows.items() if family.rows.get(key) is not row]
-    return Change(rows, writes={k: () for k in plan.gone if k in family.writes}, parts=plan.parts)
+        plan.rows[key] = _retired(plan.rows[key])
+    return Change([row for k, row in plan.rows.items() if family.rows.get(k) is not row], parts=plan.parts)
 
 
-def collection(codec: Codec, family: Family, gone: Collection[CheckpointKey] = ()) -> Change:
+def collection(
+    codec: Codec,
+    family: Family,
+    gone: Collection[CheckpointKey] = (),
+    spared: Collection[CheckpointKey] = (),
+) -> Change:
     """Delete checkpoints, and what was left of others, so that no survivor is stored anew but its parent.
 
     What survivors need of a deleted one stays in a hidden row. Where that is the end of a long chain of
-    differences, it is stored whole, in its place, if that takes less than the chain.
+    differences, it is stored whole, in its place, if that takes less than the chain. Those that are `spared`,
+    of the ones that go now or were retired, are retired, so that `adoption` finds them.
     """
-    plan = _Removal(codec, family, set(gone))
+    plan = _Removal(codec, family, set(gone), spared=set(spared))
     plan.relink()
+    plan.retire()
     plan.drop_anchors()
     plan.shorten_or_hide()
     return plan.change()
+
+
+def adoption(codec: Codec, family: Family, encoded: Encoded) -> tuple[list[CheckpointRow], list[PartRow]]:
+    """Return the rows and parts of a checkpoint that is added, and of the anchor that it may need.
+
+    If its parent has been retired, it gets the parent that it would have if it had been there before.
+    """
+    row = encoded.row
+    plan = _Removal(codec, family, set(), rows={**family.rows, row.key: row})
+    path, parent_id = plan.path(row, retired=True)
+    if all(step.kind != Kind.HIDDEN for step in path):
+        return [row], encoded.parts
+    anchor = plan.anchor(row, encoded.image, path, parent_id)
+    if anchor is None:
+        return [_moved(row, parent_id)], encoded.parts
+    return [anchor.row, _moved(row, anchor.row.key.checkpoint_id)], [*anchor.parts, *encoded.parts]
 
 
 def ending(codec: Codec, family: Family, thread_id: str) -> Change:
@@ -184,7 +205,7 @@ def kept_slots(codec: Codec, family: Family, key: CheckpointKey) -> dict[int, Sl
 
 def unused_parts(family: Family, rows: Mapping[CheckpointKey, CheckpointRow]) -> frozenset[bytes]:
     """Return the parts that neither these rows nor the writes of their checkpoints name."""
-    used = {part for row in rows.values() if row.kind != Kind.HIDDEN for part in row.parts}
+    used = {part for row in rows.values() for part in row.parts}
     for key, writes in family.writes.items():
         # Writes may be there before their checkpoint.
         if key in rows or key not in family.rows:
@@ -206,6 +227,14 @@ def anchor_key(row: CheckpointRow) -> CheckpointKey:
     for checkpoint_id in (row.key.checkpoint_id, row.parent_id or ""):
         named.update(blake2b(checkpoint_id.encode("utf-8", "surrogatepass")).digest())
     return row.key._replace(checkpoint_id=str(UUID(bytes=named.digest(), version=5)))
+
+
+def is_anchor(row: CheckpointRow) -> bool:
+    """Tell whether a row is an anchor, or was one, by its id."""
+    try:
+        return UUID(row.key.checkpoint_id).version == 5
+    except ValueError:
+        return False
 
 
 def _follow(reader: Reader, ref: Ref | None, needed: set[Ref]) -> None:
@@ -235,22 +264,43 @@ class _Removal:
     rows: Rows = field(default_factory=dict)
     reader: Reader = field(init=False)
     parts: list[PartRow] = field(default_factory=list)
+    spared: set[CheckpointKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.rows = dict(self.family.rows)
+        self.rows = self.rows or dict(self.family.rows)
         self.reader = reader_of(self.codec, self.rows, self.family)
 
     def relink(self, *, anchors: bool = True) -> None:
         """Give every survivor a parent that survives, or an anchor where it needs one."""
         survivors = [r for k, r in self.rows.items() if r.kind == Kind.LIVE and k not in self.gone]
         for row in survivors:
-            path, parent_id = self._path(row)
+            path, parent_id = self.path(row)
             if any(step.key in self.gone for step in path):
-                anchor = self._anchor(row, path, parent_id) if anchors else None
-                if anchor is not None:
-                    self._take(anchor)
-                    parent_id = anchor.row.key.checkpoint_id
-                self._replace(row, parent_id)
+                self._relink(row, path, parent_id, anchors=anchors)
+
+    def retire(self) -> None:
+        """Take out of sight what is spared, each with a parent that stays or is spared, too."""
+        for key in self.spared:
+            row = self.rows[key]
+            path, parent_id = self.path(row, retired=True)
+            if any(step.key in self.gone or step.kind == Kind.HIDDEN for step in path):
+                self._relink(row, path, parent_id)
+        self.gone -= self.spared
+        self.rows.update((key, _retired(self.rows[key])) for key in self.spared)
+
+    def _relink(
+        self,
+        row: CheckpointRow,
+        path: Sequence[CheckpointRow],
+        parent_id: str | None,
+        *,
+        anchors: bool = True,
+    ) -> None:
+        anchor = self.anchor(row, self.reader.image(row), path, parent_id) if anchors else None
+        if anchor is not None:
+            self._take(anchor)
+            parent_id = anchor.row.key.checkpoint_id
+        self.rows[row.key] = _moved(row, parent_id)
 
     def drop_anchors(self) -> None:
         """Let anchors go that nobody has as parent."""
@@ -275,7 +325,7 @@ class _Removal:
 
     def shorten_or_hide(self) -> None:
         """Make do without the rows that go, leaving those that stay as they are."""
-        self.gone |= {k for k, r in self.rows.items() if r.kind == Kind.HIDDEN}
+        self.gone |= {k for k, r in self.rows.items() if r.kind == Kind.HIDDEN and k not in self.spared}
         heads: set[Ref] = set()
         needed: set[Ref] = set()
         ends: set[Ref] = set()
@@ -322,7 +372,7 @@ class _Removal:
         return Change(
             rows=[row for key, row in self.rows.items() if before.get(key) is not row],
             deletes=[key for key in before if key not in self.rows],
-            writes={k: () for k in self.gone if k in self.rows and k in self.family.writes},
+            writes={k: () for k in self.family.writes if k in self.rows and _is_left(self.rows[k])},
             parts=self.parts,
             drop_parts=unused_parts(self.family, {k: r for k, r in self.rows.items() if k not in self.gone})
             - {part.part_id for part in self.parts},
@@ -334,42 +384,46 @@ class _Removal:
         return self.family.find(row.key._replace(checkpoint_id=row.parent_id), self.rows)
 
     def _surviving(self) -> list[tuple[CheckpointKey, CheckpointRow]]:
-        return [(k, r) for k, r in self.rows.items() if r.kind != Kind.HIDDEN and k not in self.gone]
+        return [
+            (k, r)
+            for k, r in self.rows.items()
+            if (r.kind != Kind.HIDDEN or k in self.spared) and k not in self.gone
+        ]
 
-    def _path(self, row: CheckpointRow) -> tuple[list[CheckpointRow], str | None]:
-        """Return the ancestors up to the nearest survivor, nearest first, and that survivor's id."""
+    def path(self, row: CheckpointRow, *, retired: bool = False) -> tuple[list[CheckpointRow], str | None]:
+        """Return the ancestors up to the nearest survivor, nearest first, and that survivor's id.
+
+        With `retired` they go on by way of those that were retired, up to one that is spared.
+        """
         path: list[CheckpointRow] = []
         seen = {row.key}
         parent_id = row.parent_id
         while parent_id is not None:
             # A branch may hold what its source's line names, so it is always the branch that is asked.
-            key = self.family.find(row.key._replace(checkpoint_id=parent_id), self.rows)
+            key = self.family.find(row.key._replace(checkpoint_id=parent_id), self.rows, retired=retired)
             if key is None or key in seen:
                 return path, None if path else parent_id
             parent = self.rows[key]
-            if parent.kind == Kind.LIVE and key not in self.gone:
+            if (parent.kind == Kind.LIVE and key not in self.gone) or (retired and key in self.spared):
                 return path, parent_id
             seen.add(key)
             path.append(parent)
             parent_id = parent.parent_id
         return path, None
 
-    def _anchor(
-        self, row: CheckpointRow, path: Sequence[CheckpointRow], parent_id: str | None
+    def anchor(
+        self, row: CheckpointRow, image: Image, path: Sequence[CheckpointRow], parent_id: str | None
     ) -> Encoded | None:
-        readable = [step for step in path if step.kind != Kind.HIDDEN]
-        if not readable:
-            return None
-        image = self.reader.image(row)
+        """Return what stands for the ancestors on a checkpoint's path, None if it needs none of them."""
         counters = self.codec.unpack_metadata(row.metadata).get("counters_since_delta_snapshot") or {}
-        seeds, history = self._contributions(image, readable, set(counters))
+        seeds, history = self._contributions(image, path, set(counters))
         if not seeds and not history:
             return None
-        nearest = self.codec.unpack_metadata(readable[0].metadata)
+        nearest = self.codec.unpack_metadata(path[0].metadata)
         return self.codec.anchor(
             anchor_key(row),
             parent_id,
-            self.reader.image(readable[0]),
+            self.reader.image(path[0]),
             {"source": "fork", "step": nearest.get("step", -1), "parents": nearest.get("parents", {})},
             seeds,
             history,
@@ -404,8 +458,9 @@ class _Removal:
         return kept, history
 
     def _writes(self, row: CheckpointRow, reader: str) -> Sequence[Sequence[Any]]:
-        if row.kind == Kind.ANCHOR:
-            return self.reader.history(row.key)
+        history = self.reader.history(row.key) if row.kind != Kind.LIVE else ()
+        if history or row.kind == Kind.ANCHOR:
+            return history
         return self.codec.merge_writes(self.family.written(row.key, reader), row.key)
 
     def dependents(self, leaving: set[CheckpointKey]) -> list[CheckpointKey]:
@@ -432,20 +487,30 @@ class _Removal:
             del self.rows[key]
             return
         row = self.rows[key]
-        if row.kind == Kind.HIDDEN and slots == self.reader.body(key).slots:
+        if _is_left(row) and slots == self.reader.body(key).slots:
             return
         body = self.codec.seal_body(Body(None, dict(slots)), key)
-        if row.kind != Kind.HIDDEN or body != row.body:
+        if not _is_left(row) or body != row.body:
             self.rows[key] = CheckpointRow(key, None, body, b"", revision(body, b"", None), kind=Kind.HIDDEN)
-
-    def _replace(self, row: CheckpointRow, parent_id: str | None) -> None:
-        rev = revision(row.body, row.metadata, parent_id)
-        self.rows[row.key] = row._replace(parent_id=parent_id, rev=rev)
 
     def _take(self, encoded: Encoded) -> None:
         self.rows[encoded.row.key] = encoded.row
         self.parts += encoded.parts
         self.reader = reader_of(self.codec, self.rows, self.family)
+
+
+def _moved(row: CheckpointRow, parent_id: str | None) -> CheckpointRow:
+    return row._replace(parent_id=parent_id, rev=revision(row.body, row.metadata, parent_id))
+
+
+def _retired(row: CheckpointRow) -> CheckpointRow:
+    """Return a checkpoint out of sight; its rev is another one, so that no difference is written on it."""
+    return row._replace(kind=Kind.HIDDEN, rev=revision(row.body, b"", None))
+
+
+def _is_left(row: CheckpointRow) -> bool:
+    """Tell whether a row is only what others need of a deleted one."""
+    return row.kind == Kind.HIDDEN and not row.metadata
 
 
 def _of(slots: Mapping[Ref, Slot], key: CheckpointKey) -> dict[int, Slot]:

@@ -20,7 +20,7 @@ from langgraph_harness_saver.choosing import Facts, Threads, Verdict, neighbours
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HarnessError, SerializationError
-from langgraph_harness_saver.family import collection, reader_of, retirement
+from langgraph_harness_saver.family import collection, is_anchor, reader_of, retirement, root_of
 from langgraph_harness_saver.retention import CheckpointGC, Retention, Why
 from langgraph_harness_saver.rows import (
     Change,
@@ -47,6 +47,9 @@ COLLECT_EVERY = 64
 SLACK = 16
 """Where bytes are counted, a thread is looked at once a 16th of what it may have has come, and then shrunk by
 as much below."""
+SPARED = 16
+"""So many of the root checkpoints that went last, with what was made under them, a collection leaves out of
+sight as they were: another run may still stand on one."""
 REMEMBERED = 1 << 16
 """Of how many checkpoints it is remembered what channels they hold."""
 FITTINGS = 8
@@ -349,7 +352,7 @@ class _Collecting:
             change = self._fitting(family, threads, asked, before)
         else:
             self.verdict = threads.verdict(retention, self._keeping.now(), interrupted=asked, times=times)
-            change = collection(self._codec, family, self.verdict.gone)
+            change = self._change(family, SPARED)
         self.report = ThreadReport(
             self._thread_id,
             self.verdict.stays,
@@ -368,13 +371,30 @@ class _Collecting:
         for _ in range(FITTINGS):
             policy = Retention(CheckpointGC.MAX_BYTES, max(1, target))
             self.verdict = threads.verdict(policy, 0.0, interrupted=asked, sizes=sizes)
-            change = collection(self._codec, family, self.verdict.gone)
+            change = self._change(family)
             excess = weight(applied(family, change), self._thread_id) - (limit if before <= limit else goal)
             if excess <= 0 or target <= 1:
-                return change
+                sparing = self._change(family, SPARED)
+                return sparing if weight(applied(family, sparing), self._thread_id) <= limit else change
             kept = sum(sizes[one] for one in self.verdict.stays)
             target = max(1, min(target, kept) - excess)
         return change
+
+    def _change(self, family: Family, spared: int = 0) -> Change:
+        return collection(self._codec, family, self.verdict.gone, self._spared(family, spared))
+
+    def _spared(self, family: Family, most: int) -> set[CheckpointKey]:
+        """Return what stays out of sight, of what goes now or was retired."""
+        rows = [
+            row
+            for key, row in family.rows.items()
+            if key.thread_id == self._thread_id
+            and (key in self.verdict.gone or (row.kind == Kind.HIDDEN and row.metadata))
+            and not is_anchor(row)
+        ]
+        roots = sorted((row.key.checkpoint_id for row in rows if not row.key.checkpoint_ns), reverse=True)
+        newest = set(roots[:most])
+        return {row.key for row in rows if root_of(self._codec, row) in newest}
 
 
 def facts_with(codec: Codec) -> Callable[[Node], Facts]:

@@ -46,7 +46,11 @@ class Kind(IntEnum):
     LIVE = 0
     """A checkpoint as `put` stored it."""
     HIDDEN = 1
-    """A deleted checkpoint that keeps bytes which others still need; never read as a checkpoint."""
+    """A deleted checkpoint that keeps bytes which others still need; never read as a checkpoint.
+
+    One that was let go lately is as it was, with its writes, for a run that still stands on it: it is told by
+    its metadata, which others don't have.
+    """
     ANCHOR = 2
     """Stands for deleted ancestors: readable by id, never listed, never the latest."""
 
@@ -239,9 +243,11 @@ class Family:
             keys.append(key._replace(thread_id=branch.source))
         return [write for one in reversed(keys) for write in self.writes.get(one, ())]
 
-    def find(self, key: CheckpointKey, rows: Mapping[CheckpointKey, CheckpointRow]) -> CheckpointKey | None:
-        """Return under which key stands in `rows` what is read under this one."""
-        while key not in rows or rows[key].kind == Kind.HIDDEN:
+    def find(
+        self, key: CheckpointKey, rows: Mapping[CheckpointKey, CheckpointRow], *, retired: bool = False
+    ) -> CheckpointKey | None:
+        """Return under which key stands in `rows` what is read under this one, or with `retired` was."""
+        while (row := rows.get(key)) is None or not (row.kind != Kind.HIDDEN or (retired and row.metadata)):
             branch = self.branches.get(key.thread_id)
             if branch is None or branch.source == key.thread_id:
                 return None

@@ -1,0 +1,81 @@
+"""Runs that still stand on what another one, or a collection, has let go meanwhile."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from helpers import thread
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph
+
+from langgraph_harness_saver.engine import CheckpointEngine
+from langgraph_harness_saver.keeping import SPARED
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def joined(held: list[str], writes: Any) -> list[str]:
+    return [*held, *(item for write in writes for item in write)]
+
+
+class State(TypedDict):
+    said: Annotated[list[str], DeltaChannel(joined)]
+    notes: Annotated[list[str], operator.add]
+
+
+class Talk:
+    """A graph that answers, and holds on at "wait" until it is told to go on."""
+
+    def __init__(self, saver: Any) -> None:
+        self.waits, self.go_on = threading.Event(), threading.Event()
+        builder = (
+            StateGraph(State).add_node("answer", self.answer).add_node("end", lambda _: {"said": ["ends"]})
+        )
+        builder.add_edge(START, "answer").add_edge("answer", "end")
+        self.graph = builder.compile(checkpointer=saver)
+
+    def answer(self, state: State) -> dict[str, Any]:
+        last = state["said"][-1]
+        if last == "wait":
+            self.waits.set()
+            assert self.go_on.wait(60)
+        return {"said": [f"to {last}"], "notes": [last]}
+
+    def say(self, what: str) -> None:
+        self.graph.invoke({"said": [what]}, thread("t"), durability="sync")
+
+
+@pytest.mark.parametrize("by", ["puts", "gc"])
+def test_a_run_goes_on_from_a_checkpoint_that_another_one_has_let_go(by, make_saver):
+    slow, quick = Talk(make_saver()), Talk(make_saver())
+    if by == "puts":
+        quick.graph.checkpointer.retention = "keep_last_n:1"
+    quick.say("one")
+    quick.say("two")
+    run = threading.Thread(target=slow.say, args=["wait"])
+    run.start()
+    assert slow.waits.wait(60)
+    # A turn is four checkpoints.
+    for number in range(SPARED // 4 - 1):
+        quick.say(f"{number}")
+    if by == "gc":
+        report = CheckpointEngine(quick.graph.checkpointer).sync.gc("t", retention="keep_last_n:1")
+        assert report.removed > SPARED // 4
+    slow.go_on.set()
+    run.join()
+    found = slow.graph.get_state(thread("t"))
+    turns = [[said, f"to {said}", "ends"] for said in ("one", "two", "wait")]
+    assert found.values == {
+        "said": [line for turn in turns for line in turn],
+        "notes": ["one", "two", "wait"],
+    }
+    for state in slow.graph.get_state_history(thread("t")):
+        assert state.parent_config is None or slow.graph.checkpointer.get_tuple(state.parent_config)
+    assert CheckpointEngine(quick.graph.checkpointer).sync.gc("t", retention="keep_last_n:1").removed >= 1
+    assert slow.graph.get_state(thread("t")).values == found.values
