@@ -229,10 +229,10 @@ def anchor_key(row: CheckpointRow) -> CheckpointKey:
     return row.key._replace(checkpoint_id=str(UUID(bytes=named.digest(), version=5)))
 
 
-def is_anchor(row: CheckpointRow) -> bool:
-    """Tell whether a row is an anchor, or was one, by its id."""
+def is_anchor_id(checkpoint_id: str) -> bool:
+    """Tell whether an id is such as anchors have."""
     try:
-        return UUID(row.key.checkpoint_id).version == 5
+        return UUID(checkpoint_id).version == 5
     except ValueError:
         return False
 

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from langgraph.checkpoint.base import WRITES_IDX_MAP
-from langgraph.checkpoint.serde.types import INTERRUPT
-
+from langgraph_harness_saver.asking import questions, waiting
 from langgraph_harness_saver.channels import is_rebuilt
 from langgraph_harness_saver.choosing import Facts, Threads, Verdict, neighbours
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HarnessError, SerializationError
-from langgraph_harness_saver.family import collection, is_anchor, reader_of, retirement, root_of
+from langgraph_harness_saver.family import collection, is_anchor_id, reader_of, retirement, root_of
 from langgraph_harness_saver.retention import CheckpointGC, Retention, Why
 from langgraph_harness_saver.rows import (
     Change,
@@ -54,7 +52,6 @@ REMEMBERED = 1 << 16
 """Of how many checkpoints it is remembered what channels they hold."""
 FITTINGS = 8
 """How often it is tried to make a thread small enough: what goes leaves bytes behind that others need."""
-_INTERRUPT = WRITES_IDX_MAP[INTERRUPT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +108,7 @@ class Keeping:
         self._seen: dict[CheckpointKey, _Seen] = {}
         self._times: dict[CheckpointKey, float] = {}
         self._grown: dict[str, int] = {}
+        self._asking: set[str] = set()
 
     # --- as writes come in -------------------------------------------------------------------------
 
@@ -153,7 +151,7 @@ class Keeping:
             await self.collect(core, thread_id)
 
     async def _retire(self, core: Core, thread_id: str) -> None:
-        readable = False
+        readable = thread_id in self._asking
         while True:
             retiring = _Retiring(self, core.codec, thread_id, readable=readable)
             await core.store.revise(
@@ -168,6 +166,8 @@ class Keeping:
                     header = stored.image.header if stored else None
                     self._times[node.key] = made_at(node.key.checkpoint_id, header and header.ts)
             elif not retiring.unread:
+                self._bound(self._asking)
+                (self._asking.add if retiring.asked else self._asking.discard)(thread_id)
                 return
             readable = readable or retiring.unread
 
@@ -227,7 +227,9 @@ class Keeping:
         self._times.pop(key, None)
 
     @staticmethod
-    def _bound(known: dict[CheckpointKey, _Seen] | dict[CheckpointKey, float] | dict[str, int]) -> None:
+    def _bound(
+        known: dict[CheckpointKey, _Seen] | dict[CheckpointKey, float] | dict[str, int] | set[str],
+    ) -> None:
         if len(known) >= REMEMBERED:
             known.clear()
 
@@ -235,8 +237,8 @@ class Keeping:
 class _Retiring:
     """Takes out of sight what a policy lets go, without loading the rest of a thread.
 
-    `unread`: it has to be done again, with what reading the rows takes; `undated`: of these it isn't known
-    when they were made.
+    `unread`: it has to be done again, with what reading the rows takes; `asked`: that is so each time, for
+    one of them asks something; `undated`: of these it isn't known when they were made.
     """
 
     def __init__(self, keeping: Keeping, codec: Codec, thread_id: str, *, readable: bool) -> None:
@@ -246,12 +248,12 @@ class _Retiring:
         self._readable = readable
         self._outline = Outline()
         self.verdict = Verdict()
-        self.unread = False
+        self.unread = self.asked = False
         self.undated: list[Node] = []
 
     def choose(self, outline: Outline) -> Needed:
         self._outline = outline
-        self.unread = False
+        self.unread = self.asked = False
         threads = Threads(outline, self._thread_id, facts_with(self._codec))
         times: dict[str, float] = {}
         if self._keeping.retention.policy == CheckpointGC.KEEP_AGE:
@@ -265,12 +267,13 @@ class _Retiring:
         return Needed(keys, self._readable)
 
     def plan(self, family: Family) -> Change:
-        gone = [family.rows[key] for key in self.verdict.gone if key in family.rows]
-        asked = [row.key.checkpoint_id for row in gone if asks(row.key, family)]
-        if asked:
-            self.verdict = self._verdict(asked)
-        if not self._readable and not self._are_written_in_place(family):
+        asked = [key for key in self.verdict.gone if key in family.rows and questions(key, family)]
+        if not self._readable and (asked or not self._are_written_in_place(family)):
             self.unread, self.verdict = True, Verdict()
+        elif asked:
+            self.asked = True
+            reader = reader_of(self._codec, family.rows, family)
+            self.verdict = self._verdict(waiting(asked, family, self._outline, reader))
         if not self.verdict.gone:
             return Change()
         change = retirement(self._codec, family, self._outline, self.verdict.gone, readable=self._readable)
@@ -338,10 +341,10 @@ class _Collecting:
     def plan(self, family: Family) -> Change:
         threads = Threads(self._outline, self._thread_id, facts_with(self._codec))
         roots = [node.key for node in threads.roots.values() if node.key in family.rows]
-        asked = [key.checkpoint_id for key in roots if asks(key, family)]
+        reader = reader_of(self._codec, family.rows, family)
+        asked = waiting(roots, family, self._outline, reader)
         times: dict[str, float] = {}
         if self._keeping.retention.policy == CheckpointGC.KEEP_AGE:
-            reader = reader_of(self._codec, family.rows, family)
             times = {
                 key.checkpoint_id: made_at(key.checkpoint_id, reader.header(reader.head(key))[0].ts)
                 for key in roots
@@ -390,7 +393,7 @@ class _Collecting:
             for key, row in family.rows.items()
             if key.thread_id == self._thread_id
             and (key in self.verdict.gone or (row.kind == Kind.HIDDEN and row.metadata))
-            and not is_anchor(row)
+            and not is_anchor_id(key.checkpoint_id)
         ]
         roots = sorted((row.key.checkpoint_id for row in rows if not row.key.checkpoint_ns), reverse=True)
         newest = set(roots[:most])
@@ -433,13 +436,6 @@ def _size(family: Family, threads: Threads, node: Node) -> int:
     rows = [node, *threads.below(node.key.checkpoint_id)]
     written = sum(len(write.body) for row in rows for write in family.writes.get(row.key, ()))
     return written + sum(row.size for row in rows)
-
-
-def asks(key: CheckpointKey, family: Family) -> bool:
-    """Tell whether a task of a checkpoint has asked, and hasn't finished since."""
-    writes = family.writes.get(key, ())
-    finished = {write.task_id for write in writes if write.call == 0}
-    return any(write.call == _INTERRUPT and write.task_id not in finished for write in writes)
 
 
 def weight(family: Family, thread_id: str) -> int:

@@ -24,7 +24,7 @@ from langgraph_harness_saver.errors import (
     HeadMovedError,
     StoreError,
 )
-from langgraph_harness_saver.family import removal, under_roots
+from langgraph_harness_saver.family import is_anchor_id, removal, under_roots
 from langgraph_harness_saver.rows import (
     Base,
     Branch,
@@ -160,10 +160,25 @@ class Travel:
             if await self._store.has_child(key._replace(thread_id=thread)):
                 return False
         # What came of it may have been deleted. Then all its tasks are finished, and the head is another.
+        if await self._head(key.thread_id, "") == key.checkpoint_id:
+            return True
         finished = {write.task_id for write in root.writes if write.call == 0}
-        return await self._head(key.thread_id, "") == key.checkpoint_id or any(
+        return any(
             write.call in UNFINISHED and write.task_id not in finished for write in root.writes
-        )
+        ) and not await self._leads_to_an_anchor(key)
+
+    async def _leads_to_an_anchor(self, key: CheckpointKey) -> bool:
+        """Tell whether something came of a checkpoint by way of others that are gone.
+
+        In durability "exit" nothing else tells that a question was answered.
+        """
+        async for entry, _ in self._line(key.thread_id, key.checkpoint_ns):
+            parent_id = entry.row.parent_id
+            if parent_id is not None and is_anchor_id(parent_id):
+                anchor = await self._core.get(*key[:2], parent_id)
+                if anchor is not None and anchor.row.parent_id == key.checkpoint_id:
+                    return True
+        return False
 
     async def _pending_under(self, key: CheckpointKey, namespace: str) -> list[Entry]:
         """Return the last checkpoint of a subgraph that was begun anew for a task of this checkpoint."""

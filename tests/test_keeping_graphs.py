@@ -63,10 +63,8 @@ def test_runs_do_not_notice_and_survivors_can_be_gone_on_from(name, retention, s
     for number, point in enumerate(shuffled(source.points)):
         head = rewound(engine, source, point, source.thread_id)
         same_run(went_on(source.player(source.thread_id, point), head), source.expected(point))
-        if source.script.durability != "exit":
-            # There nothing tells that a question which has been answered was, once what came of it has gone.
-            branch = engine.branch(point, f"{number}", source.thread_id)
-            same_run(went_on(source.player(branch, point), point), source.expected(point))
+        branch = engine.branch(point, f"{number}", source.thread_id)
+        same_run(went_on(source.player(branch, point), point), source.expected(point))
 
 
 @every_script

@@ -10,6 +10,7 @@ import pytest
 from helpers import thread
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
+from langgraph.types import Command, Send, interrupt
 
 from langgraph_harness_saver.engine import CheckpointEngine
 from langgraph_harness_saver.keeping import SPARED
@@ -79,3 +80,38 @@ def test_a_run_goes_on_from_a_checkpoint_that_another_one_has_let_go(by, make_sa
         assert state.parent_config is None or slow.graph.checkpointer.get_tuple(state.parent_config)
     assert CheckpointEngine(quick.graph.checkpointer).sync.gc("t", retention="keep_last_n:1").removed >= 1
     assert slow.graph.get_state(thread("t")).values == found.values
+
+
+class Asked(TypedDict):
+    answers: Annotated[list[str], operator.add]
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("durability", ["exit", "sync"])
+def test_what_was_asked_stays_until_it_is_answered(sent, durability, make_saver):
+    saver = make_saver(retention="keep_last_n:3")
+    builder = StateGraph(Asked).add_node("ask", lambda _: {"answers": [interrupt("well?")]})
+    if sent:
+        builder.add_conditional_edges(START, lambda _: [Send("ask", {})])
+    else:
+        builder.add_edge(START, "ask")
+    graph = builder.compile(checkpointer=saver)
+    for number in range(6):
+        graph.invoke({"answers": []}, thread("t"), durability=durability)
+        graph.invoke(Command(resume=f"{number}"), thread("t"), durability=durability)
+        assert len(list(saver.list(thread("t")))) <= 3
+    graph.invoke({"answers": []}, thread("t"), durability=durability)
+    head = graph.get_state(thread("t"))
+    assert len(head.values["answers"]) == 6
+    engine = CheckpointEngine(saver).sync
+    engine.rewind(head.parent_config["configurable"]["checkpoint_id"], "t")
+    saver.retention = None
+    for number in range(5):
+        graph.update_state(thread("t"), {"answers": [f"{number}"]})
+    saver.retention = "keep_last_n:1"
+    report = engine.gc("t")
+    assert report.details["t"].stays[head.config["configurable"]["checkpoint_id"]] == "interrupted"
+    assert len(report.details["t"].stays) <= 3
+    graph.update_state(thread("t"), {"answers": ["more"]})
+    assert graph.get_state(head.config).interrupts == head.interrupts
+    assert saver.failures == 0

@@ -527,13 +527,18 @@ def test_unknown_nodes_are_refused(make_engine: Callable[..., Engine], saver: An
     assert make_engine().snapshot("t", next_node="actt")
 
 
-def test_deferred_nodes_run(make_engine: Callable[..., Engine], saver: Any) -> None:
+@pytest.mark.parametrize("given", [True, False])
+def test_deferred_nodes_run(given: bool, make_engine: Callable[..., Engine], saver: Any) -> None:
     builder = StateGraph(Work).add_node("a", lambda state: {"log": ["a"]})
     builder.add_node("end", lambda state: {"log": ["end"]}, defer=True)
     graph = builder.add_edge(START, "a").add_edge("a", "end").compile(checkpointer=saver)
-    engine = make_engine(graph)
+    engine = make_engine(graph if given else None)
     engine.snapshot("t", [], {"log": []}, next_node="end")
+    assert graph.get_state(thread("t")).next == ("end",) == engine.get_latest("t").next
     assert graph.invoke(None, thread("t"))["log"] == ["end"]
+    engine.snapshot("t", [], {"log": []}, next_node="a")
+    assert graph.get_state(thread("t")).next == ("a",)
+    assert graph.invoke(None, thread("t"))["log"] == ["a", "end"]
 
 
 def test_update_state_and_time_travel_work_on_snapshots(

@@ -203,7 +203,8 @@ class Snapshots:
             return {}
         channel, graph = f"{BRANCH}{node}", self._graph
         if graph is None:
-            return {channel: None}
+            # A deferred node's channel takes nothing else, and others take anything.
+            return {channel: (None, True)}
         if channel not in graph.channels:
             known = [one for one in graph.nodes if f"{BRANCH}{one}" in graph.channels]
             raise InvalidConfigError(
