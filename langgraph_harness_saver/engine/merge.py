@@ -222,10 +222,7 @@ def merge(
     Raises:
         InvalidConfigError: There is no such strategy.
     """
-    if not callable(strategy) and strategy not in ("three_way", "ours", "theirs"):
-        raise InvalidConfigError(
-            f'no merge strategy {strategy!r}: use "three_way", "ours", "theirs" or a function of a Conflict'
-        )
+    check_strategy(strategy)
     merged = Merged()
     for name in dict.fromkeys([*ours.values, *theirs.values, *base.values]):
         three = _Three(name, _value(base, name), _value(ours, name), _value(theirs, name))
@@ -243,13 +240,22 @@ def merge(
     return merged
 
 
-def writes_since(path: Sequence[CheckpointTuple]) -> list[StepWrites] | None:
+def check_strategy(strategy: Any) -> None:
+    """Raise InvalidConfigError where a strategy isn't one that `merge` knows."""
+    if not callable(strategy) and strategy not in ("three_way", "ours", "theirs"):
+        raise InvalidConfigError(
+            f'no merge strategy {strategy!r}: use "three_way", "ours", "theirs" or a function of a Conflict'
+        )
+
+
+def writes_since(*paths: Sequence[CheckpointTuple]) -> list[StepWrites] | None:
     """Return what was written to channels along a line of checkpoints, for `Side.steps`.
 
     Args:
-        path: The checkpoints of one line, oldest first, from the base to the head, both included; each is
+        paths: The checkpoints of one line, oldest first, from the base to the head, both included; each is
             the parent of the next. Their pending writes are in the order that savers give them in, which
             is the one that LangGraph applies them in; the head's led to nothing yet and are left out.
+            Where lines were merged, several such stretches.
 
     Returns:
         A step for each checkpoint but the head, and before it one for the updates of a `Command`, which are
@@ -259,7 +265,7 @@ def writes_since(path: Sequence[CheckpointTuple]) -> list[StepWrites] | None:
         though no write to it is stored has one write, `NOT_STORED`. None, if that is so of all that changed:
         so it is in durability "exit".
     """
-    steps = [step for pair in pairwise(path) for step in _steps(*pair)]
+    steps = [step for path in paths for pair in pairwise(path) for step in _steps(*pair)]
     writes = [value for step in steps for _, value in step]
     return None if writes and all(value is NOT_STORED for value in writes) else steps
 

@@ -10,6 +10,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver.core import Core
 from langgraph_harness_saver.engine.compare import Unresolved
+from langgraph_harness_saver.engine.histories import Histories
 from langgraph_harness_saver.engine.lines import Lines
 from langgraph_harness_saver.engine.merge import (
     MergeConflict,
@@ -17,6 +18,7 @@ from langgraph_harness_saver.engine.merge import (
     MergeResult,
     Side,
     Strategy,
+    check_strategy,
     merge,
     writes_since,
 )
@@ -32,12 +34,16 @@ _NOT_MERGED = DESCRIBED | {"run_id", "writes", "rewound_from"}
 """What of a head's metadata doesn't hold for what it is merged into."""
 
 
-class _Lines(NamedTuple):
-    """Two lines from their heads down to their common base, which is the last of both."""
+class _Parted(NamedTuple):
+    """Two heads, where they parted, and what each has that the other hasn't."""
 
-    ours: list[Entry]
-    theirs: list[Entry]
+    ours: Entry
+    theirs: Entry
     base: CheckpointKey
+    our_steps: list[list[Entry]]
+    their_steps: list[list[Entry]]
+    moved: bool
+    """Whether ours has come further than the base."""
 
 
 class Merging:
@@ -51,87 +57,76 @@ class Merging:
 
     async def merge(self, branch_thread_id: str, into_thread_id: str, strategy: Strategy) -> MergeResult:
         """Do what `CheckpointEngine.merge_branch` says."""
-        lines = await self._parted(branch_thread_id, into_thread_id)
-        ours = await self._values.tuple(lines.ours[0].row.key)
-        theirs = await self._values.tuple(lines.theirs[0].row.key)
+        check_strategy(strategy)
+        parted = await self._parted(branch_thread_id, into_thread_id)
+        ours = await self._values.tuple(parted.ours.row.key)
+        theirs = await self._values.tuple(parted.theirs.row.key)
         for found in (ours, theirs):
             _check_nothing_pending(found)
         parents = (_id(ours), _id(theirs))
-        base_id = lines.base.checkpoint_id
-        if len(lines.theirs) == 1:
-            raise InvalidConfigError(
-                f"branch {branch_thread_id!r} has nothing that thread {into_thread_id!r} hasn't"
-            )
-        if len(lines.ours) == 1:
+        base_id = parted.base.checkpoint_id
+        if not parted.moved:
             merged = Merged(values=await self._resolved(theirs))
-            new_id = await self._write(lines, ours, theirs, merged, fast_forward=True)
+            new_id = await self._write(parted, ours, theirs, merged)
             return MergeResult(new_id, into_thread_id, True, base_id, parents)
         _check_finished(theirs)
         merged = merge(
-            await self._side(await self._values.tuple(lines.base), None),
-            await self._side(ours, lines.ours),
-            await self._side(theirs, lines.theirs),
+            await self._side(await self._values.tuple(parted.base), None),
+            await self._side(ours, parted.our_steps),
+            await self._side(theirs, parted.their_steps),
             strategy=strategy,
             channels=self._values.channels,
         )
         if merged.conflicts:
             raise MergeConflict(merged.conflicts)
-        new_id = await self._write(lines, ours, theirs, merged, fast_forward=False)
+        new_id = await self._write(parted, ours, theirs, merged)
         return MergeResult(
             new_id, into_thread_id, False, base_id, parents, merged.how, tuple(merged.resolved)
         )
 
-    async def _parted(self, branch_thread_id: str, into_thread_id: str) -> _Lines:
-        """Find where two lines parted, or where they were merged last."""
-        ours = await self._lines.to_head(into_thread_id)
-        theirs = await self._lines.to_head(branch_thread_id)
-        place: dict[str, int] = {}
-        for number, entry in enumerate(theirs):
-            for name in self._names(entry):
-                place.setdefault(name, number)
-        for number, entry in enumerate(ours):
-            merged = self._lines.metadata(entry).get("merged_from") or {}
-            for known in (merged.get("checkpoint_id"), *self._names(entry)):
-                if known in place:
-                    at = place[known]
-                    return _Lines(ours[: number + 1], theirs[: at + 1], theirs[at].row.key)
-        raise InvalidConfigError(
-            f"threads {branch_thread_id!r} and {into_thread_id!r} have no checkpoint in common; "
-            "merge_branch takes a branch and the thread that it came from, or another branch of that"
-        )
-
-    def _names(self, entry: Entry) -> list[str]:
-        """Return a checkpoint's id, and that of the one which it is a copy of."""
-        names = [entry.row.key.checkpoint_id, self._lines.metadata(entry).get("rewound_from")]
-        return [name for name in names if name is not None]
+    async def _parted(self, branch_thread_id: str, into_thread_id: str) -> _Parted:
+        """Find where two lines parted, or where either was last merged into the other."""
+        histories = Histories(self._travel, self._lines)
+        ours = await histories.of(into_thread_id)
+        theirs = await histories.of(branch_thread_id)
+        # What leads to another has the lesser id. One that has been deleted is nobody's base.
+        common = ours.names.keys() & theirs.names.keys()
+        base = max((name for name in common if theirs.names[name] in theirs.entries), default=None)
+        if base is None:
+            raise InvalidConfigError(
+                f"threads {branch_thread_id!r} and {into_thread_id!r} have no checkpoint in common; "
+                "merge_branch takes a branch and the thread that it came from, or another branch of that"
+            )
+        entry = theirs.entries[theirs.names[base]]
+        if entry is theirs.head:
+            raise InvalidConfigError(
+                f"branch {branch_thread_id!r} has nothing that thread {into_thread_id!r} hasn't"
+            )
+        moved = ours.entries.get(ours.names[base]) is not ours.head
+        steps = ours.since(common), theirs.since(common)
+        return _Parted(ours.head, theirs.head, entry.row.key, *steps, moved=moved)
 
     async def _resolved(self, found: CheckpointTuple) -> dict[str, Any]:
         return (await self._values.resolved(found)).checkpoint["channel_values"]
 
-    async def _side(self, found: CheckpointTuple, line: list[Entry] | None) -> Side:
+    async def _side(self, found: CheckpointTuple, stretches: list[list[Entry]] | None) -> Side:
         steps = None
-        if line is not None:
-            path = [await self._values.tuple(entry.row.key) for entry in reversed(line)]
-            steps = writes_since(path)
+        if stretches is not None:
+            paths = [[await self._values.tuple(entry.row.key) for entry in line] for line in stretches]
+            steps = writes_since(*paths)
         return Side(await self._resolved(found), found.checkpoint["channel_versions"], steps)
 
     async def _write(
-        self,
-        lines: _Lines,
-        ours: CheckpointTuple,
-        theirs: CheckpointTuple,
-        merged: Merged,
-        *,
-        fast_forward: bool,
+        self, parted: _Parted, ours: CheckpointTuple, theirs: CheckpointTuple, merged: Merged
     ) -> str:
         """Store the merged head."""
-        key = lines.ours[0].row.key
+        key = parted.ours.row.key
         new_key = key._replace(checkpoint_id=following(max(key.checkpoint_id, _id(theirs))))
-        taken: Mapping[str, Any] = (theirs if fast_forward else ours).checkpoint
+        taken: Mapping[str, Any] = (ours if parted.moved else theirs).checkpoint
         checkpoint = dict(taken)
         stored = dict(checkpoint["channel_values"])
         versions = dict(checkpoint["channel_versions"])
-        if not fast_forward:
+        if parted.moved:
             self._apply(merged, stored, versions, theirs.checkpoint["channel_versions"])
         else:
             stored.update(self._snapshots(merged.values, stored))
@@ -146,10 +141,10 @@ class Merging:
         metadata["step"] = max(one.metadata.get("step", -1) for one in (ours, theirs)) + 1
         metadata["source"] = "update"
         metadata["merged_from"] = {
-            "thread_id": lines.theirs[0].row.key.thread_id,
+            "thread_id": parted.theirs.row.key.thread_id,
             "checkpoint_id": _id(theirs),
         }
-        await self._store(lines, new_key, checkpoint, metadata)
+        await self._store(parted, new_key, checkpoint, metadata)
         return new_key.checkpoint_id
 
     def _apply(
@@ -181,11 +176,11 @@ class Merging:
         }
 
     async def _store(
-        self, lines: _Lines, key: CheckpointKey, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+        self, parted: _Parted, key: CheckpointKey, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> None:
-        codec, head = self._core.codec, lines.ours[0].row
+        codec, head = self._core.codec, parted.ours.row
         # Most of what the new head holds is one side's.
-        near = lines.theirs[0].row if len(lines.ours) == 1 else head
+        near = head if parted.moved else parted.theirs.row
         stored = await self._core.get(*near.key)
         if stored is None or stored.row.rev != near.rev:
             raise StoreError(f"thread {near.key.thread_id!r} has changed in the meantime; merge again")
