@@ -132,6 +132,18 @@ def test_tags_are_taken_away_as_they_were_given_or_by_their_name(engine: Any) ->
         (lambda e, at: e.untag("good"), InvalidConfigError, r"untag\(name, thread_id="),
         (lambda e, at: e.untag("good", "sum"), CheckpointNotFoundError, "'good'"),
         (lambda e, at: e.get_tagged("good", "sum"), CheckpointNotFoundError, "'good'"),
+        (lambda e, at: e.get_latest(b"sum"), InvalidConfigError, "thread_id is text, not b'sum'"),
+        (lambda e, at: e.list_threads(-1), InvalidConfigError, "limit is at least 0, not -1"),
+        (lambda e, at: e.list_threads(offset=-1), InvalidConfigError, "offset is at least 0"),
+        (lambda e, at: e.list_threads(filter="loop"), InvalidConfigError, "a filter is a dict"),
+        (lambda e, at: e.list_checkpoints("sum", "3"), InvalidConfigError, "whole number, not '3'"),
+        (lambda e, at: e.list_checkpoints("sum", offset=None), InvalidConfigError, "offset is a whole"),
+        (lambda e, at: e.list_time_travel_points("sum", -2), InvalidConfigError, "limit is at least 0"),
+        (lambda e, at: e.list_time_travel_points("sum", before="x"), CheckpointNotFoundError, "not on the"),
+        (lambda e, at: e.get_checkpoint_tree("sum", 0), InvalidConfigError, "limit is at least 1"),
+        (lambda e, at: e.get_checkpoint_tree("sum", 2.5), InvalidConfigError, "limit is a whole number"),
+        (lambda e, at: e.time_travel_to_step("sum", "1"), InvalidConfigError, "step is a whole number"),
+        (lambda e, at: e.delete_before("sum", True), InvalidConfigError, "before_step is a whole number"),
     ],
 )
 def test_wrong_calls_say_what_to_do(call: Any, error: type, says: str, engine: Any) -> None:
@@ -139,6 +151,30 @@ def test_wrong_calls_say_what_to_do(call: Any, error: type, says: str, engine: A
     engine.branch(at, "other", "sum")
     with pytest.raises(error, match=says):
         call(engine, at)
+
+
+def test_a_thread_without_checkpoints_has_none(engine: Any) -> None:
+    for method in ("list_checkpoints", "list_time_travel_points", "list_branches"):
+        assert getattr(engine, method)("nobody") == []
+    assert engine.get_latest("nobody") is None
+    assert engine.time_travel_to_step("nobody", 1) is None
+    assert engine.list_tags("nobody") == {}
+    assert engine.get_checkpoint_tree("nobody").total_checkpoints == 0
+    assert engine.delete_before("nobody", 1) == engine.delete_thread("nobody") == 0
+
+
+def test_results_are_told_in_json(graph: Any, engine: Any) -> None:
+    branch = engine.branch(ids(engine)[0], "b")
+    for name, count in (("sum", 5), (branch, 7)):
+        graph.update_state(thread(name), {"count": count}, as_node="answer")
+    told = json.loads(json.dumps(engine.merge_branch(branch, "sum", "theirs").to_dict(), allow_nan=False))
+    assert told["channels"]["count"] == "strategy"
+    [conflict] = told["resolved"]
+    assert [conflict[side] for side in ("channel", "base", "ours", "theirs")] == ["count", 1, 5, 7]
+    result = engine.rewind(ids(engine)[-1], "sum")
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert Snapshot.from_dict(told["checkpoint"]) == result.checkpoint
+    assert told["can_replay"] is True
 
 
 def test_snapshots_are_the_same_after_json(engine: Any) -> None:

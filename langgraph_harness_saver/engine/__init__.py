@@ -7,12 +7,12 @@ from langgraph_harness_saver.engine.diff import CheckpointDiff
 from langgraph_harness_saver.engine.engine import (
     CheckpointEngine,
     SyncEngine,
-    TimeTravelResult,
     create_checkpoint_engine,
 )
 from langgraph_harness_saver.engine.events import Event
 from langgraph_harness_saver.engine.merge import Conflict, MergeConflict, MergeResult
 from langgraph_harness_saver.engine.recorder import EventRecorder
+from langgraph_harness_saver.engine.results import TimeTravelResult
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode

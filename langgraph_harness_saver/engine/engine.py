@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -14,7 +13,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph_harness_saver.checkpointer import HarnessCheckpointer
 from langgraph_harness_saver.config import CheckpointBackend, CheckpointerConfig
 from langgraph_harness_saver.core import Core, Stored, contains
-from langgraph_harness_saver.engine.arguments import checkpoint_name, thread_name
+from langgraph_harness_saver.engine.arguments import checkpoint_name, page, thread_name, whole_number
 from langgraph_harness_saver.engine.blame import Blame, BlameStep, BlameTracer
 from langgraph_harness_saver.engine.callbacks import EventCallbacks
 from langgraph_harness_saver.engine.collecting import CollectionMethods
@@ -27,6 +26,7 @@ from langgraph_harness_saver.engine.merge import MergeResult, Strategy
 from langgraph_harness_saver.engine.merging import Merging
 from langgraph_harness_saver.engine.publishing import publish
 from langgraph_harness_saver.engine.recorder import EventRecorder
+from langgraph_harness_saver.engine.results import TimeTravelResult
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig
 from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapshotMethods, snapshots_of
@@ -35,22 +35,6 @@ from langgraph_harness_saver.engine.values import Values
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, CheckpointNotFoundError, InvalidConfigError
 from langgraph_harness_saver.rows import Branch, CheckpointKey, Entry, Tag
 from langgraph_harness_saver.travel import Travel
-
-
-@dataclass(frozen=True, slots=True)
-class TimeTravelResult:
-    """What a rewind did.
-
-    `checkpoint` is the thread's new head. `rewind_depth` counts the checkpoints between the old head and the
-    target, the old head among them; `snapshot_count_before` those on the line before the target.
-    `can_replay` tells whether anything runs next.
-    """
-
-    checkpoint: Snapshot
-    thread_id: str
-    rewind_depth: int
-    snapshot_count_before: int
-    can_replay: bool
 
 
 class CheckpointEngine(SnapshotMethods, CollectionMethods):
@@ -102,6 +86,9 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         self, limit: int | None = None, offset: int = 0, filter: Mapping[str, Any] | None = None
     ) -> list[SnapshotMetadata]:
         """Return the latest checkpoint of each thread, newest first; `filter`: what its metadata contains."""
+        limit, offset = page(limit, offset)
+        if filter is not None and not isinstance(filter, Mapping):
+            raise InvalidConfigError(f'a filter is a dict such as {{"source": "loop"}}, not {filter!r}')
         found: list[SnapshotMetadata] = []
         seen: set[str] = set()
         async for entry in self._lines.newest_first(None):
@@ -125,6 +112,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
     ) -> list[SnapshotMetadata]:
         """Return a thread's root checkpoints, newest first."""
         thread_id = thread_name(thread_id)
+        limit, offset = page(limit, offset)
         entries = [entry async for entry in _taken(self._lines.newest_first(thread_id), limit, offset)]
         return [_metadata(item) for item in await self._lines.items(entries, await self._tags(thread_id))]
 
@@ -135,15 +123,16 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
 
         `before` is a checkpoint_id: only those that come before it on the line.
         """
-        line = await self._line(thread_id)
-        head = line[0].row.key
-        thread_id = head.thread_id
+        limit, _ = page(limit)
+        thread_id = thread_name(thread_id)
+        line = await self._line_if_any(thread_id)
+        heads = [entry.row.key for entry in line[:1]]
         if before is not None:
             ids = [entry.row.key.checkpoint_id for entry in line]
             if before not in ids:
                 raise CheckpointNotFoundError(f"{before!r} is not on the line of thread {thread_id!r}'s head")
             line = line[ids.index(before) + 1 :]
-        return await self._lines.items(line[:limit], await self._tags(thread_id), [head])
+        return await self._lines.items(line[:limit], await self._tags(thread_id), heads)
 
     async def diff(
         self, a: str, b: str, thread_id: str | None = None, other_thread_id: str | None = None
@@ -215,7 +204,8 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         self, thread_id: str, step: int, discard_later: bool = False
     ) -> TimeTravelResult | None:
         """Rewind to the nearest checkpoint at or below a step on the current line; None if there is none."""
-        for entry in await self._line(thread_id):
+        step = whole_number(step, "step")
+        for entry in await self._line_if_any(thread_id):
             if self._lines.metadata(entry).get("step", step + 1) <= step:
                 return await self.rewind(entry.row.key.checkpoint_id, thread_id, discard_later=discard_later)
         return None
@@ -277,6 +267,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         The head stays, and what is tagged, and all that what stays needs; so do branches.
         """
         thread_id = thread_name(thread_id)
+        before_step = whole_number(before_step, "before_step")
         await self._core.store.open()
         tagged = {key.checkpoint_id for key in await self._tags(thread_id) if not key.checkpoint_ns}
         entries = [entry async for entry in self._lines.newest_first(thread_id)]
@@ -402,6 +393,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         `next_page`.
         """
         thread_id = thread_name(thread_id)
+        limit, _ = page(limit, least=1)
         records = await self.list_branches(thread_id) if branches else []
         entries: list[Entry] = []
         tags: dict[CheckpointKey, list[str]] = {}
@@ -410,8 +402,8 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
             tags.update(await self._tags(one))
         entries.sort(key=_cursor, reverse=True)
         heads = {entry.row.key.thread_id: entry.row.key for entry in reversed(entries)}
-        page = [e for e in entries if before is None or _cursor(e) < before]
-        shown = page if limit is None else page[:limit]
+        older = [e for e in entries if before is None or _cursor(e) < before]
+        shown = older if limit is None else older[:limit]
         items = await self._lines.items(shown, tags, set(heads.values()))
         events = await self._event_lists.shown(item.key for item in items)
         return build_tree(
@@ -420,7 +412,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
             branches=records,
             heads=heads.values(),
             total=len(entries),
-            next_page=_cursor(shown[-1]) if len(shown) < len(page) else None,
+            next_page=_cursor(shown[-1]) if len(shown) < len(older) else None,
         )
 
     # --- helpers -----------------------------------------------------------------------------------
@@ -471,6 +463,12 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
     async def _line(self, thread_id: str) -> list[Entry]:
         await self._core.store.open()
         return await self._lines.to_head(thread_name(thread_id))
+
+    async def _line_if_any(self, thread_id: str) -> list[Entry]:
+        try:
+            return await self._line(thread_id)
+        except CheckpointNotFoundError:
+            return []
 
     async def _tags(self, thread_id: str) -> dict[CheckpointKey, list[str]]:
         found: dict[CheckpointKey, list[str]] = {}

@@ -21,7 +21,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver.channels import is_routing
-from langgraph_harness_saver.engine.compare import ABSENT, Unresolved, same, token
+from langgraph_harness_saver.engine.compare import ABSENT, Unresolved, same, token, told
 from langgraph_harness_saver.errors import HarnessError, InvalidConfigError
 from langgraph_harness_saver.versions import is_unique
 
@@ -89,6 +89,12 @@ class Conflict:
     theirs: Any
     reason: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without the values that are `MISSING`."""
+        values = {"base": self.base, "ours": self.ours, "theirs": self.theirs}
+        there = {side: told(value) for side, value in values.items() if value is not MISSING}
+        return {"channel": self.channel, "reason": self.reason, **there}
+
 
 Strategy = Literal["three_way", "ours", "theirs"] | Callable[[Conflict], Any]
 
@@ -139,6 +145,18 @@ class MergeResult:
     parents: tuple[str, str]
     channels: Mapping[str, How] = field(default_factory=dict)
     resolved: Sequence[Conflict] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "checkpoint_id": self.checkpoint_id,
+            "thread_id": self.thread_id,
+            "fast_forward": self.fast_forward,
+            "base_checkpoint_id": self.base_checkpoint_id,
+            "parents": list(self.parents),
+            "channels": dict(self.channels),
+            "resolved": [conflict.to_dict() for conflict in self.resolved],
+        }
 
 
 class MergeConflict(HarnessError):  # noqa: N818
