@@ -47,15 +47,19 @@ class ImageCache(Forkable):
         """Keep an image, instead of an older one of the same checkpoint."""
         key, size = image.key, image.size
         with self._lock:
-            self._remove(key)
+            if key in self._images:
+                self._remove(key)
             if size > self._max_bytes:
                 return
             self._images[key] = (image, size)
             self._bytes += size
-            line = self._lines.setdefault(key[:2], [])
-            line.append(key)
-            if len(line) > LINE_IMAGES:
-                self._remove(line[0])
+            line = self._lines.get(key[:2])
+            if line is None:
+                self._lines[key[:2]] = [key]
+            else:
+                line.append(key)
+                if len(line) > LINE_IMAGES:
+                    self._remove(line[0])
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._images)))
 

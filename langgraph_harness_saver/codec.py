@@ -34,6 +34,7 @@ from langgraph_harness_saver.rows import (
     Kind,
     Noted,
     PartRow,
+    Span,
     WriteRow,
     merge_spans,
 )
@@ -82,6 +83,8 @@ LINK_BYTES = 64
 """What reading one more difference is held to cost, in bytes."""
 CHAIN_BYTES = 1 << 13
 """Differences may add up to so much however small the value is: reading them is still one page."""
+BARE_CHAINS = 4
+"""How many times its size the differences of a value may add up to where reading one takes no disk."""
 MAX_HEADER_LINKS = 16
 MAX_SPANS = 4
 _DELTA_SNAPSHOT = bytes([EXT_DELTA_SNAPSHOT])
@@ -102,6 +105,7 @@ class Codec:
         self._serde = encrypted.serde if encrypted else serde
         self._envelope = Envelope(encrypted.cipher if encrypted else None, bare=bare)
         self._encrypted = encrypted is not None
+        self._chains = BARE_CHAINS if bare else 1
         # What any other would make of messages is not known.
         self._knows_messages = type(self._serde) in (HarnessSerializer, JsonPlusSerializer)
 
@@ -152,12 +156,14 @@ class Codec:
 
         `keep` are slots that others need of an older checkpoint of this key.
         """
-        draft = Draft(key, max(keep, default=-1) + 1)
+        draft = Draft(key, max(keep) + 1 if keep else 0)
+        before = base.blobs if base else NOTHING
         blobs = {}
         for channel, (type_, data) in dump.values.items():
-            old = base.blobs.get(channel) if base else None
-            same = old is not None and old.type == type_ and old.data == data
-            blobs[channel] = old if old and same else self._store(draft, type_, data, old)
+            old = before.get(channel)
+            if old is None or old.type != type_ or (old.data is not data and old.data != data):
+                old = self._store(draft, type_, data, old)
+            blobs[channel] = old
         return self._finish(
             draft,
             parent_id,
@@ -170,11 +176,13 @@ class Codec:
         )
 
     def _store(self, draft: Draft, type_: str, data: bytes, old: Blob | None) -> Blob:
-        if old and old.type == type_ and len(data) > 2 * LINK_BYTES:
+        size = len(data)
+        if old and old.type == type_ and size > 2 * LINK_BYTES:
             change = diff.difference(old.data, data, type_ in ("msgpack", MESSAGES))
             cost = len(change.lead) + len(change.middle) + LINK_BYTES
             weight = old.weight + cost
-            if cost < len(data) and weight < max(len(data), CHAIN_BYTES) and len(old.spans) <= MAX_SPANS:
+            fits = weight < CHAIN_BYTES or weight < self._chains * size
+            if cost < size and fits and len(old.spans) <= MAX_SPANS:
                 return self._store_difference(draft, type_, data, old, change, weight)
         return self._store_whole(draft, type_, data)
 
@@ -188,16 +196,16 @@ class Codec:
             kind, payload[3] = DIFFERENCE_PART, part_id
             parts = (*parts, part_id)
         value_digest = digest(data)
-        ref = draft.add(Slot(kind, type_, value_digest, payload, old.ref, old.digest))
+        ref = draft.add(kind, type_, value_digest, payload, old.ref, old.digest)
         return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts)
 
     def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
         value_digest = digest(data)
         if len(data) < PART_BYTES:
-            ref = draft.add(Slot(RAW, type_, value_digest, data))
+            ref = draft.add(RAW, type_, value_digest, data)
             return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
         part_id = part_id or self._add_part(draft, data)
-        ref = draft.add(Slot(PART, type_, value_digest, part_id))
+        ref = draft.add(PART, type_, value_digest, part_id)
         return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,))
 
     def _add_part(self, draft: Draft, data: bytes) -> bytes:
@@ -230,36 +238,37 @@ class Codec:
                 if len(blob.data) <= SMALL_BYTES and blob.ref.key != draft.key:
                     blobs[channel] = self._store_whole(draft, blob.type, blob.data)
         if history:
-            draft.add(Slot(HISTORY, "", 0, list(history)))
-        slot = _head_slot(draft, header, blobs, old)
-        head = draft.add(slot)
-        head_spans = extend(old.head_spans, draft.span) if old else (draft.span,)
-        body = self.seal_body(Body(head.slot, {**keep, **draft.slots}), draft.key)
-        row = CheckpointRow(
-            key=draft.key,
-            parent_id=parent_id,
-            body=body,
-            metadata=metadata,
-            rev=revision(body, metadata, parent_id),
-            reach=reach_of(draft.key, head_spans, blobs.values()),
-            parts=parts_of(blobs.values()) + history_parts,
-            run_id=run_id,
-            kind=kind,
+            draft.add(HISTORY, "", 0, list(history))
+        head, head_digest = _add_head(draft, header, blobs, old)
+        records = draft.records
+        if keep:
+            records = {**{number: pack_slot(slot, draft.key) for number, slot in keep.items()}, **records}
+        body = self._envelope.seal(pack_any([head[1], records]))
+        head_spans: tuple[Span, ...] = (draft.span,)
+        links, head_weight = 0, len(body)
+        if old is not None:
+            head_spans = extend(old.head_spans, draft.span)
+            links, head_weight = old.links + 1, old.head_weight + head_weight
+        rev = revision(body, metadata, parent_id)
+        reach = reach_of(draft.key, head_spans, blobs.values())
+        parts = parts_of(blobs.values()) + history_parts
+        return Encoded(
+            CheckpointRow(draft.key, parent_id, body, metadata, rev, reach, parts, run_id, kind),
+            draft.parts,
+            Image(
+                draft.key,
+                rev,
+                header,
+                head,
+                head_digest,
+                links,
+                head_weight,
+                head_spans,
+                blobs,
+                metadata,
+                history,
+            ),
         )
-        image = Image(
-            row.key,
-            row.rev,
-            header,
-            head,
-            slot.digest,
-            old.links + 1 if old else 0,
-            len(body) + (old.head_weight if old else 0),
-            head_spans,
-            blobs,
-            metadata,
-            history,
-        )
-        return Encoded(row, draft.parts, image)
 
     def rebase(self, row: CheckpointRow, image: Image, keep: Mapping[int, Slot]) -> Encoded:
         """Encode a stored checkpoint again so that it needs no other row.
@@ -539,16 +548,16 @@ def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:
     return base.head_weight < CHAIN_BYTES or base.head_weight < sum(len(blob.data) for blob in blobs)
 
 
-def _head_slot(draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None) -> Slot:
-    packed = pack_header(
-        header,
-        {channel: blob.ref for channel, blob in blobs.items()},
-        old.header if old else None,
-        {channel: blob.ref for channel, blob in old.blobs.items()} if old else {},
-        draft.key,
-    )
+def _add_head(draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None) -> tuple[Ref, int]:
+    """Add the header's slot; return its place and digest."""
+    places = {channel: blob[3] for channel, blob in blobs.items()}
+    if old is None:
+        packed = pack_header(header, places, None, {}, draft.key)
+    else:
+        there = {channel: blob[3] for channel, blob in old.blobs.items()}
+        packed = pack_header(header, places, old.header, there, draft.key)
     # Covers the values, which the header only names: a row is what it is of.
-    head_digest = digest(b"".join([packed, *[b"%x," % blob.digest for blob in blobs.values()]]))
-    if old:
-        return Slot(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest)
-    return Slot(HEADER, "", head_digest, packed)
+    head_digest = digest(b"".join([packed, *[b"%x," % blob[2] for blob in blobs.values()]]))
+    if old is None:
+        return draft.add(HEADER, "", head_digest, packed), head_digest
+    return draft.add(HEADER_DIFFERENCE, "", head_digest, packed, old.head, old.head_digest), head_digest

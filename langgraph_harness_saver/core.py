@@ -114,7 +114,7 @@ class Core:
         goes on and changes them in place.
         """
         again = parent_id == key.checkpoint_id
-        parent = None if parent_id is None or again else key._replace(checkpoint_id=parent_id)
+        parent = None if parent_id is None or again else CheckpointKey(key[0], key[1], parent_id)
         base = self.cache.get(parent) if parent else None
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
         if again:

@@ -13,7 +13,8 @@ from langgraph_harness_saver.ids import pack_id, unpack_id
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.versions import pack_version, unpack_version
 
-_OWN = ("v", "ts", "id", "channel_values", "channel_versions", "versions_seen")
+_OWN = frozenset(("v", "ts", "id", "channel_values", "channel_versions", "versions_seen"))
+_TEXT = frozenset((str,))
 _EPOCH = datetime(1970, 1, 1)
 _SECOND, _MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
 
@@ -56,17 +57,16 @@ def pack_header(
     """Pack a header as what differs from `old`, or whole where that is None."""
     before = old or _NO_HEADER
     # Distinct versions, numbered: one step gives most of its channels the same.
-    table: dict[tuple[type, Any], int] = {}
-    versions = {
-        c: table.setdefault((type(v), v), len(table))
-        for c, v in header.versions.items()
-        if c not in before.versions or _new(v, before.versions[c])
-    }
-    seen = {
-        node: {c: table.setdefault((type(v), v), len(table)) for c, v in channels.items()}
-        for node, channels in header.seen.items()
-        if node not in before.seen or _any_new(channels, before.seen[node])
-    }
+    table: dict[Any, int] = {}
+    versions, seen = {}, {}
+    for channel, version in header.versions.items():
+        there = before.versions.get(channel, before)
+        if there is not version and _new(version, there):
+            versions[channel] = table.setdefault(_told_apart(version), len(table))
+    for node, channels in header.seen.items():
+        known = before.seen.get(node)
+        if known is None or _any_new(channels, known):
+            seen[node] = {c: table.setdefault(_told_apart(v), len(table)) for c, v in channels.items()}
     moved = {c: _pack_place(p, key) for c, p in places.items() if old_places.get(c) != p}
     gone = None
     if old and not (
@@ -83,7 +83,7 @@ def pack_header(
         [
             header.v,
             _pack_time(header.ts),
-            [pack_version(version) for _, version in table],
+            [pack_version(one if type(one) is str else one[1]) for one in table],
             versions,
             seen,
             moved,
@@ -144,12 +144,19 @@ def _new(version: Any, old: Any) -> bool:
 
 
 def _any_new(seen: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    return seen != old or any(_new(v, old[c]) for c, v in seen.items())
+    if seen != old:
+        return True
+    # What equals a text is one.
+    return not _TEXT.issuperset(map(type, seen.values())) and any(_new(v, old[c]) for c, v in seen.items())
+
+
+def _told_apart(version: Any) -> Any:
+    return version if type(version) is str else (type(version), version)
 
 
 def _pack_place(place: tuple[CheckpointKey, int], key: CheckpointKey) -> Any:
     held_by, slot = place
-    if held_by == key:
+    if held_by is key or held_by == key:
         return slot
     if held_by[:2] == key[:2]:
         return [pack_id(held_by.checkpoint_id), slot]

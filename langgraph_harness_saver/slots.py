@@ -107,20 +107,32 @@ class Encoded(NamedTuple):
 class Draft:
     """The slots of a body in the making."""
 
-    __slots__ = ("key", "next_slot", "parts", "slots", "span")
+    __slots__ = ("key", "next_slot", "parts", "records", "span")
 
     def __init__(self, key: CheckpointKey, next_slot: int = 0) -> None:
         self.key = key
-        self.span = span_of(key)
+        self.span = Span(*key, key[2])
         self.next_slot = next_slot
-        self.slots: dict[int, Slot] = {}
+        self.records: dict[int, list[Any]] = {}
         self.parts: list[PartRow] = []
 
-    def add(self, slot: Slot) -> Ref:
-        ref = Ref(self.key, self.next_slot)
-        self.slots[self.next_slot] = slot
-        self.next_slot += 1
-        return ref
+    def add(
+        self,
+        kind: int,
+        type_: str,
+        value_digest: int,
+        data: Any,
+        base: Ref | None = None,
+        base_digest: int = 0,
+    ) -> Ref:
+        """Add a slot, with what `Slot` says of it, as it is packed."""
+        number = self.next_slot
+        record = [kind, type_, value_digest, data]
+        if base is not None:
+            record += (_pack_ref(base, self.key), base_digest)
+        self.records[number] = record
+        self.next_slot = number + 1
+        return Ref(self.key, number)
 
 
 def digest(data: bytes) -> int:
@@ -165,8 +177,9 @@ def unpack_slot(record: list[Any], key: CheckpointKey) -> Slot:
 
 def _pack_ref(ref: Ref, key: CheckpointKey) -> list[Any]:
     # Relative to the row it stands in, so that a thread's rows can be copied as they are.
-    if ref.key[:2] == key[:2]:
-        return [pack_id(ref.key.checkpoint_id), ref.slot]
+    thread_id, checkpoint_ns, checkpoint_id = ref[0]
+    if thread_id == key[0] and checkpoint_ns == key[1]:
+        return [pack_id(checkpoint_id), ref[1]]
     return [*ref.key, ref.slot]
 
 
@@ -177,8 +190,7 @@ def _unpack_ref(packed: list[Any], key: CheckpointKey) -> Ref:
 
 
 def span_of(key: CheckpointKey) -> Span:
-    thread_id, checkpoint_ns, checkpoint_id = key
-    return Span(thread_id, checkpoint_ns, checkpoint_id, checkpoint_id)
+    return Span(*key, key[2])
 
 
 def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
@@ -187,6 +199,8 @@ def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
     thread_id, checkpoint_ns, first, last = spans[-1]
     if thread_id != by[0] or checkpoint_ns != by[1]:
         return (*spans, by)
+    if first <= by[2] and by[3] <= last:
+        return spans
     widened = Span(thread_id, checkpoint_ns, min(first, by[2]), max(last, by[3]))
     return (*spans[:-1], widened)
 
@@ -194,10 +208,10 @@ def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
 def reach_of(key: CheckpointKey, head: tuple[Span, ...], blobs: Iterable[Blob]) -> tuple[Span, ...]:
     spans = set(head)
     for blob in blobs:
-        spans.update(blob.spans)
+        spans.update(blob[5])
     spans.discard(span_of(key))
-    if not spans:
-        return ()
+    if len(spans) <= 1:
+        return tuple(spans)
     first = min(spans)
     # In a thread that nobody forks, one span holds all the others.
     if all(span[:2] == first[:2] and span.last <= first.last for span in spans):
@@ -210,7 +224,7 @@ def unique(items: Iterable[bytes]) -> tuple[bytes, ...]:
 
 
 def parts_of(blobs: Iterable[Blob]) -> tuple[bytes, ...]:
-    return unique([part for blob in blobs for part in blob.parts])
+    return tuple({part: None for blob in blobs for part in blob[6]})
 
 
 class Reading:

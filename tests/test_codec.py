@@ -522,6 +522,22 @@ def test_reading_small_values_stays_cheap():
         assert line.read_cost(at) < 3 * CHAIN_BYTES
 
 
+def test_in_memory_a_value_is_stored_whole_less_often_and_no_chain_has_no_end():
+    """Differences may take four times the value where reading one takes no disk."""
+    value = [message(number, 300) for number in range(40)]
+    size = len(ormsgpack.packb(value))
+    wholes = []
+    for bare in (False, True):
+        line = Line(Codec(HarnessSerializer(), bare=bare))
+        for number in range(200):
+            value = [*value[: number % 40], message(1000 + number, 300), *value[number % 40 + 1 :]]
+            at = line.put({"messages": value})
+            assert line.read_cost(at) < (6 if bare else 3) * size
+        assert line.values(at) == {"messages": value}
+        wholes.append(sum(bool(encoded.parts) for encoded in line.encoded.values()))
+    assert 3 <= 2 * wholes[1] < wholes[0]
+
+
 EDITS = {
     "trimmed in front": lambda value, n: value[1:],
     "trimmed and appended": lambda value, n: [*value[1:], message(n)],

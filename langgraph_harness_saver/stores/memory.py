@@ -64,11 +64,12 @@ class _Line:
     live: list[str] = field(default_factory=list)
 
     def set(self, row: CheckpointRow) -> None:
-        self.remove(row.key.checkpoint_id)
-        self.rows[row.key.checkpoint_id] = row
-        insort(self.ids, row.key.checkpoint_id)
+        checkpoint_id = row.key.checkpoint_id
+        self.remove(checkpoint_id)
+        self.rows[checkpoint_id] = row
+        insort(self.ids, checkpoint_id)
         if row.kind == Kind.LIVE:
-            insort(self.live, row.key.checkpoint_id)
+            insort(self.live, checkpoint_id)
 
     def remove(self, checkpoint_id: str) -> None:
         row = self.rows.pop(checkpoint_id, None)
@@ -204,9 +205,15 @@ class MemoryStore(Store, Forkable):
     ) -> PutResult | None:
         if not isinstance(head, Unconditional) and thread.head(row.key.checkpoint_ns) != head:
             raise HeadMovedError(head, thread.head(row.key.checkpoint_ns))
-        if base is not None and not (self._stands(base) and self._are_related(base.key, row.key)):
+        if base is not None and not self._may_lean(thread, row, base):
             return PutResult.BASE_GONE
         return None if thread.row(row.key) is None else PutResult.OCCUPIED
+
+    def _may_lean(self, thread: _Thread, row: CheckpointRow, base: Base) -> bool:
+        if base.key.thread_id == row.key.thread_id:
+            there = thread.row(base.key)
+            return there is not None and there.rev == base.rev
+        return self._stands(base) and self._are_related(base.key, row.key)
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
