@@ -18,7 +18,11 @@ _PULL, _PUSH = "~__pregel_pull, ", "~__pregel_push, "
 
 def questions(key: CheckpointKey, family: Family) -> Sequence[WriteRow]:
     """Return what tasks of a checkpoint have asked that haven't finished since."""
-    writes = family.writes.get(key, ())
+    return unanswered(family.writes.get(key, ()))
+
+
+def unanswered(writes: Sequence[WriteRow]) -> Sequence[WriteRow]:
+    """Return the questions among a checkpoint's writes whose tasks haven't finished since."""
     finished = {write.task_id for write in writes if write.call == 0}
     return [write for write in writes if write.call == _INTERRUPT and write.task_id not in finished]
 

@@ -144,8 +144,9 @@ class Core:
         while True:
             row, parts, image = self.codec.encode(key, parent_id, dump, None if whole else base)
             needed = Base(base.key, base.rev) if base else None
+            keep = self.keeping.with_put(image) if self.keeping is not None else None
             try:
-                result = await self.store.put(row, parts, base=needed, head=head)
+                result = await self.store.put(row, parts, base=needed, head=head, keep=keep)
             except EntangledError:
                 await self.end(key.thread_id, expired=True)
                 continue
@@ -161,7 +162,8 @@ class Core:
             return await self._put_again(key, parent_id, dump, done, head)
         self.cache.add(image)
         if self.keeping is not None:
-            await self.keeping.after_put(self, row, image, parts)
+            kept = keep if result == PutResult.KEPT else None
+            await self.keeping.after_put(self, row, image, parts, kept)
         return done
 
     async def _put_again(

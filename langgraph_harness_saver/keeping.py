@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from langgraph_harness_saver.asking import questions, waiting
+from langgraph_harness_saver.asking import questions, unanswered, waiting
 from langgraph_harness_saver.channels import is_rebuilt
 from langgraph_harness_saver.choosing import Facts, Threads, Verdict, neighbours
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HarnessError, SerializationError
 from langgraph_harness_saver.family import collection, is_anchor_id, reader_of, retirement, root_of
+from langgraph_harness_saver.foreseeing import FORESEEN, Foresight, foreseen
 from langgraph_harness_saver.retention import CheckpointGC, Retention, Why
 from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
     Family,
+    Keep,
     Kind,
     Needed,
     Node,
     Outline,
     PartRow,
+    Standing,
     WriteRow,
 )
 from langgraph_harness_saver.slots import Image
@@ -50,6 +53,8 @@ SPARED = 16
 sight as they were: another run may still stand on one."""
 REMEMBERED = 1 << 16
 """Of how many checkpoints it is remembered what channels they hold."""
+LOOKS = 8
+"""How many checkpoints that others have put are read together to know what goes next."""
 FITTINGS = 8
 """How often it is tried to make a thread small enough: what goes leaves bytes behind that others need."""
 
@@ -109,14 +114,24 @@ class Keeping:
         self._times: dict[CheckpointKey, float] = {}
         self._grown: dict[str, int] = {}
         self._asking: set[str] = set()
+        self._foresight = Foresight(retention) if retention.policy in FORESEEN else None
 
     # --- as writes come in -------------------------------------------------------------------------
 
-    async def after_put(self, core: Core, row: CheckpointRow, image: Image, parts: Sequence[PartRow]) -> None:
-        """Remember a checkpoint that was stored, and let go what has to."""
+    def with_put(self, image: Image) -> Keep | None:
+        """Return what is to go in the transaction of a put, as far as that is known."""
+        key = image.key
+        if self._foresight is None or key.checkpoint_ns:
+            return None
+        return self._foresight.keep(key.thread_id, made_at(key.checkpoint_id, image.header.ts), self.now())
+
+    async def after_put(
+        self, core: Core, row: CheckpointRow, image: Image, parts: Sequence[PartRow], kept: Keep | None
+    ) -> None:
+        """Remember a checkpoint that was stored, and let go what has to, beside what was `kept` with it."""
         self._remember(core.codec, row.key, image)
         self.grew(row.key.thread_id, [row], parts)
-        await self.keep(core, row.key)
+        await self.keep(core, row.key, kept)
 
     def grew(
         self, thread_id: str, rows: Iterable[CheckpointRow | WriteRow], parts: Iterable[PartRow]
@@ -125,32 +140,83 @@ class Keeping:
         if self.retention.policy == CheckpointGC.MAX_BYTES and thread_id in self._grown:
             self._grown[thread_id] += sum(len(row.body) for row in rows) + sum(len(p.data) for p in parts)
 
-    async def keep(self, core: Core, key: CheckpointKey) -> None:
-        """Let go what has to, now that a checkpoint was added.
+    async def keep(self, core: Core, key: CheckpointKey, kept: Keep | None = None) -> None:
+        """Let go what has to, now that a checkpoint was added, unless what went with it, `kept`, is all.
 
         An error is logged and counted: the checkpoint is stored, and the next one will see to it.
         """
         if key.checkpoint_ns:
             return
         try:
-            await self._keep(core, key)
+            await self._keep(core, key, kept)
         except HarnessError:
             self.failures += 1
             logger.exception("thread %r isn't kept to %s yet", key.thread_id, self.retention)
 
-    async def _keep(self, core: Core, key: CheckpointKey) -> None:
+    async def _keep(self, core: Core, key: CheckpointKey, kept: Keep | None) -> None:
         thread_id = key.thread_id
         if self.retention.policy == CheckpointGC.MAX_BYTES:
             limit = self.retention.param or 0
             if self._grown.get(thread_id, limit) > limit / SLACK:
                 await self.collect(core, thread_id)
             return
-        await self._retire(core, thread_id)
+        if kept is None:
+            is_plain = await self._retire(core, thread_id)
+        else:
+            is_plain = self._went(core, thread_id, kept)
+        if is_plain:
+            await self._look_ahead(core, thread_id)
         # Told from the id, so that no process has to remember what others have done.
         if crc32(key.checkpoint_id.encode("utf-8", "surrogatepass")) % COLLECT_EVERY == 0:
             await self.collect(core, thread_id)
 
-    async def _retire(self, core: Core, thread_id: str) -> None:
+    def _went(self, core: Core, thread_id: str, kept: Keep) -> bool:
+        """Note what has gone with a put; tell whether to look what goes next."""
+        for leaving in kept.leaving:
+            key = CheckpointKey(thread_id, "", leaving.checkpoint_id)
+            core.cache.drop(key)
+            self._forget(key)
+            heir = key._replace(checkpoint_id=leaving.heir_id)
+            if seen := self._seen.get(heir):
+                self._seen[heir] = seen._replace(rev=leaving.heir_new_rev)
+        return self._foresight is not None and self._foresight.went(thread_id, len(kept.leaving))
+
+    async def _look_ahead(self, core: Core, thread_id: str) -> None:
+        """Find out what is to go with the next puts of a thread that is one plain line."""
+        if self._foresight is None or not self._foresight.is_worth_a_look(thread_id):
+            return
+        standing = await core.store.first(thread_id, self._foresight.horizon)
+        looks = LOOKS
+        for one in standing:
+            key = one.row.key
+            if self._known(key, one.row.rev) is None or (self._by_age and key not in self._times):
+                looks -= 1
+                stored = await core.get(*key) if looks >= 0 else None
+                if stored is None:
+                    break
+                self._remember(core.codec, key, stored.image)
+        times = self._times if self._by_age else {}
+        self._foresight.learn(
+            thread_id,
+            foreseen(
+                standing,
+                lambda one, heir: self._may_go(core.codec, one, heir),
+                lambda one: times.get(one.row.key, 0.0),
+            ),
+        )
+
+    def _may_go(self, codec: Codec, one: Standing, heir: Standing) -> bool:
+        """Tell whether a checkpoint may go without anything left behind, as far as is known."""
+        seen, after = self._known(one.row.key, one.row.rev), self._known(heir.row.key, heir.row.rev)
+        if seen is None or after is None or after.snapshot or unanswered(one.writes):
+            return False
+        written = {item[2] for item in codec.merge_writes(one.writes, one.row.key)}
+        return {channel for channel in seen.channels | written if is_rebuilt(channel)} <= after.channels
+
+    async def _retire(self, core: Core, thread_id: str) -> bool:
+        """Take out of sight what goes; tell whether the thread is one plain line, as far as was seen."""
+        if self._foresight is not None:
+            self._foresight.forget(thread_id)
         readable = thread_id in self._asking
         while True:
             retiring = _Retiring(self, core.codec, thread_id, readable=readable)
@@ -168,7 +234,7 @@ class Keeping:
             elif not retiring.unread:
                 self._bound(self._asking)
                 (self._asking.add if retiring.asked else self._asking.discard)(thread_id)
-                return
+                return retiring.is_plain and (self._by_age or bool(retiring.verdict.gone))
             readable = readable or retiring.unread
 
     # --- when asked --------------------------------------------------------------------------------
@@ -194,7 +260,7 @@ class Keeping:
 
     def _remember(self, codec: Codec, key: CheckpointKey, image: Image) -> None:
         self.saw(codec, key, image)
-        if self.retention.policy == CheckpointGC.KEEP_AGE and not key.checkpoint_ns:
+        if self._by_age and not key.checkpoint_ns:
             self._bound(self._times)
             self._times[key] = made_at(key.checkpoint_id, image.header.ts)
 
@@ -211,8 +277,15 @@ class Keeping:
 
     def seen(self, node: Node) -> _Seen | None:
         """Return what is known of a checkpoint as it is now."""
-        seen = self._seen.get(node.key)
-        return seen if seen is not None and seen.rev == node.rev else None
+        return self._known(node.key, node.rev)
+
+    def _known(self, key: CheckpointKey, rev: int) -> _Seen | None:
+        seen = self._seen.get(key)
+        return seen if seen is not None and seen.rev == rev else None
+
+    @property
+    def _by_age(self) -> bool:
+        return self.retention.policy == CheckpointGC.KEEP_AGE
 
     def time_of(self, node: Node) -> float | None:
         """Return when a checkpoint was made, None if that isn't known."""
@@ -265,6 +338,14 @@ class _Retiring:
         keys, anchored = neighbours(outline, self.verdict.gone)
         self._readable = bool(keys) and (self._readable or anchored or not self._are_plain())
         return Needed(keys, self._readable)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there were only root checkpoints of one thread to look at, none of them held by a tag."""
+        outline = self._outline
+        return not (outline.tagged or outline.branches) and all(
+            node.kind == Kind.LIVE and not node.key.checkpoint_ns for node in outline.nodes
+        )
 
     def plan(self, family: Family) -> Change:
         asked = [key for key in self.verdict.gone if key in family.rows and questions(key, family)]

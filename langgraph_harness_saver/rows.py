@@ -298,6 +298,40 @@ class Change:
         return {*self.deletes, *(row.key for row in self.rows if row.kind != Kind.LIVE)}
 
 
+class Standing(NamedTuple):
+    """A live root checkpoint, its writes in order of arrival, and a stamp by which its store knows these."""
+
+    row: CheckpointRow
+    writes: Sequence[WriteRow]
+    stamp: str
+
+
+class Leaving(NamedTuple):
+    """A root checkpoint that is to go out of sight, told from what was read of it earlier.
+
+    It becomes hidden, with the rev `hidden_rev`, and is else as it was; `heir_id`, its only child, gets its
+    parent, `parent_id`, and with that the rev `heir_new_rev`. It may go if it and its heir have the revs
+    `rev` and `heir_rev`, nothing was written to it since (`stamp`), it has no tag, the family is this thread
+    alone, and that has no other namespaces. One without a parent has to be the thread's first.
+    """
+
+    checkpoint_id: str
+    rev: int
+    hidden_rev: int
+    parent_id: str | None
+    heir_id: str
+    heir_rev: int
+    heir_new_rev: int
+    stamp: str
+
+
+class Keep(NamedTuple):
+    """What is to go with a put: these in turn, with `most` only while more live root checkpoints are left."""
+
+    most: int | None = None
+    leaving: Sequence[Leaving] = ()
+
+
 class PutResult(IntEnum):
     """What became of a put."""
 
@@ -307,3 +341,5 @@ class PutResult(IntEnum):
     """The base is not there with those contents any more; nothing was stored."""
     OCCUPIED = 2
     """Another checkpoint, or bytes that others need, stands under this key; nothing was stored."""
+    KEPT = 6
+    """It is stored, all that was to go has gone, and no more live root checkpoints are left than may be."""

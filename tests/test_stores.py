@@ -24,6 +24,7 @@ from langgraph_harness_saver.stores.sqlite import SQLiteStore
 from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
 from langgraph_harness_saver.testing_events import EventContract
 from langgraph_harness_saver.testing_families import FamilyContract
+from langgraph_harness_saver.testing_keeping import KeepingContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +96,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-class TestPostgres(StoreContract, FamilyContract, EventContract):
+class TestPostgres(StoreContract, FamilyContract, EventContract, KeepingContract):
     @pytest.fixture(params=["postgres", "postgres-oldest"])
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.server_of(request.param, request)
@@ -116,7 +117,7 @@ class TestPostgres(StoreContract, FamilyContract, EventContract):
         return PostgresStore(self.url)
 
 
-class TestRedis(StoreContract, FamilyContract, EventContract):
+class TestRedis(StoreContract, FamilyContract, EventContract, KeepingContract):
     @pytest.fixture(params=REDIS_KINDS)
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.redis_of(request.param, request)
@@ -138,7 +139,7 @@ class TestRedis(StoreContract, FamilyContract, EventContract):
         return RedisStore(self.url)
 
 
-class TestStores(StoreContract, FamilyContract, EventContract):
+class TestStores(StoreContract, FamilyContract, EventContract, KeepingContract):
     @pytest.fixture
     def store(self, kind: str, tmp_path: Path) -> Iterator[Store]:
         self.kind = kind

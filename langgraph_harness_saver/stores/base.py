@@ -17,12 +17,14 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Keep,
     Needed,
     Outline,
     Page,
     PartRow,
     PutResult,
     Query,
+    Standing,
     Tag,
     WriteRow,
     Writes,
@@ -101,12 +103,16 @@ class Store(ABC):
         *,
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
+        keep: Keep | None = None,
     ) -> PutResult:
         """Store a live checkpoint with its parts if `base` is there unchanged, in the same family.
 
         With `head`, the latest live checkpoint of the row's thread and namespace must have that id (None:
         there must be none), or `HeadMovedError` is raised. Storing a row again whose key, kind and rev are
         there already is `STORED` whatever `base` and `head` say, so a put may be retried.
+
+        With `keep`, of a root checkpoint, others go as it is stored, as far as they may: see `Leaving`. The
+        answer is `KEPT` if that is all that there was to do, else `STORED`.
         """
 
     @abstractmethod
@@ -155,6 +161,10 @@ class Store(ABC):
         nodes whose id, or their parent's, isn't above that of the last of these; and anchors, with all that
         have one as parent.
         """
+
+    @abstractmethod
+    async def first(self, thread_id: str, size: int) -> Sequence[Standing]:
+        """Return a thread's first live root checkpoints, oldest first, for `put` with `keep`."""
 
     @abstractmethod
     async def revise(

@@ -26,7 +26,9 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Keep,
     Kind,
+    Leaving,
     Needed,
     Node,
     Outline,
@@ -34,6 +36,7 @@ from langgraph_harness_saver.rows import (
     PartRow,
     PutResult,
     Query,
+    Standing,
     Tag,
     WriteRow,
     Writes,
@@ -55,6 +58,10 @@ def _add_writes(rows: _Writes, writes: Sequence[WriteRow]) -> None:
         rows.setdefault(same, write)
 
 
+def _stamp(writes: _Writes | None) -> str:
+    return str(hash(tuple(writes or ())))
+
+
 @dataclass(slots=True)
 class _Line:
     """One namespace: rows by id, all ids in order, live ids in order."""
@@ -70,6 +77,15 @@ class _Line:
         insort(self.ids, checkpoint_id)
         if row.kind == Kind.LIVE:
             insort(self.live, checkpoint_id)
+
+    def children(self, checkpoint_id: str) -> int:
+        rows = self.rows.values()
+        return sum(row.parent_id == checkpoint_id and row.kind != Kind.HIDDEN for row in rows)
+
+    def hide(self, row: CheckpointRow) -> None:
+        """Put a hidden row where a live one is."""
+        self.rows[row.key.checkpoint_id] = row
+        del self.live[bisect_left(self.live, row.key.checkpoint_id)]
 
     def remove(self, checkpoint_id: str) -> None:
         row = self.rows.pop(checkpoint_id, None)
@@ -126,6 +142,27 @@ class _Thread:
     def head(self, checkpoint_ns: str) -> str | None:
         line = self.lines.get(checkpoint_ns)
         return line.live[-1] if line and line.live else None
+
+    def leave(self, leaving: Leaving) -> bool:
+        """Take a root checkpoint out of sight, if it may go; see `Leaving`."""
+        line, place = self.lines[""], ("", leaving.checkpoint_id)
+        row, heir = line.rows.get(leaving.checkpoint_id), line.rows.get(leaving.heir_id)
+        if (
+            row is None
+            or heir is None
+            or (row.kind, row.rev, heir.kind, heir.rev)
+            != (Kind.LIVE, leaving.rev, Kind.LIVE, leaving.heir_rev)
+            or (leaving.parent_id is None and line.live[0] != leaving.checkpoint_id)
+            or any(key[1:] == place for key in self.tags.values())
+            or _stamp(self.writes.get(place)) != leaving.stamp
+            or line.children(leaving.checkpoint_id) > 1
+        ):
+            return False
+        line.hide(row._replace(rev=leaving.hidden_rev, kind=Kind.HIDDEN))
+        line.rows[leaving.heir_id] = heir._replace(parent_id=leaving.parent_id, rev=leaving.heir_new_rev)
+        if self.events:
+            self.drop_events({leaving.checkpoint_id})
+        return True
 
     def add_event(self, event: EventRow) -> None:
         self.events.setdefault(event.checkpoint_id, {}).setdefault(event.event_id, event)
@@ -187,6 +224,7 @@ class MemoryStore(Store, Forkable):
         *,
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
+        keep: Keep | None = None,
     ) -> PutResult:
         with self._lock:
             thread = self._entered(row.key.thread_id)
@@ -198,7 +236,18 @@ class MemoryStore(Store, Forkable):
                 thread.set(row)
                 self._add_parts(row.key.thread_id, parts)
             self._touch(row.key.thread_id, thread)
-            return PutResult.STORED
+            is_kept = keep is not None and self._keep(row.key.thread_id, thread, keep)
+            return PutResult.KEPT if is_kept else PutResult.STORED
+
+    def _keep(self, thread_id: str, thread: _Thread, keep: Keep) -> bool:
+        """Let go what goes with a put; tell whether nothing is left to be done."""
+        line = thread.lines[""]
+        for leaving in keep.leaving:
+            if keep.most is not None and len(line.live) <= keep.most:
+                return True
+            if len(thread.lines) > 1 or self._records(thread_id) or not thread.leave(leaving):
+                return False
+        return keep.most is None or len(line.live) <= keep.most
 
     def _refusal(
         self, thread: _Thread, row: CheckpointRow, base: Base | None, head: str | Unconditional | None
@@ -372,6 +421,18 @@ class MemoryStore(Store, Forkable):
     async def load(self, thread_id: str) -> Family:
         with self._lock:
             return self._family(thread_id)
+
+    async def first(self, thread_id: str, size: int) -> Sequence[Standing]:
+        with self._lock:
+            thread = self._thread(thread_id)
+            line = thread.lines.get("") if thread else None
+            if thread is None or line is None:
+                return []
+            writes = [thread.writes.get(("", one)) for one in line.live[:size]]
+            return [
+                Standing(line.rows[one], tuple((some or {}).values()), _stamp(some))
+                for one, some in zip(line.live, writes, strict=False)
+            ]
 
     async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
         with self._lock:

@@ -30,12 +30,14 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Keep,
     Needed,
     Outline,
     Page,
     PartRow,
     PutResult,
     Query,
+    Standing,
     Tag,
     WriteRow,
     Writes,
@@ -50,6 +52,7 @@ from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.postgres_pool import Pool, Statements
 from langgraph_harness_saver.stores.postgres_rows import (
     EVENT_COLUMNS,
+    LEAVING_COLUMNS,
     WRITE_COLUMNS,
     branch_of,
     branch_values,
@@ -57,6 +60,7 @@ from langgraph_harness_saver.stores.postgres_rows import (
     event_values,
     graft_values,
     key_values,
+    leaving_values,
     node_of,
     page_of,
     part_values,
@@ -92,6 +96,7 @@ class _Put(NamedTuple):
     thread: str
     values: tuple[Any, ...]
     parts: Sequence[tuple[bytes, bytes]]
+    keep: Keep | None
 
 
 class _Writes(NamedTuple):
@@ -214,9 +219,10 @@ class PostgresStore(Store):
         *,
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
+        keep: Keep | None = None,
     ) -> PutResult:
         values = put_values(row, base, head)
-        payload = _Put(values[0], values, [part_values(part) for part in parts])
+        payload = _Put(values[0], values, [part_values(part) for part in parts], keep)
         size = len(row.body) + len(row.metadata) + sum(len(data) for _, data in payload.parts)
         status, actual = await self._submit(row.key.thread_id, payload, size)
         if status == HEAD_MOVED:
@@ -261,12 +267,16 @@ class PostgresStore(Store):
             rows = await self._pool.attempt(self._sending([call.payload for call in calls]), deadline)
         except StoreError as error:
             return await self._after(error, calls)
-        refused = {row[0]: (row[1], row[2]) for row in rows}
+        answers: dict[int, tuple[int, bytes | None]] = {}
+        for number, *answer in rows:
+            # Of one that was refused it says nothing that its thread is short enough.
+            if number not in answers or answers[number][0] == PutResult.STORED:
+                answers[number] = (answer[0], answer[1])
         number = 0
         for call in calls:
             if isinstance(call.payload, _Put):
                 number += 1
-                call.resolve(refused.get(number, (PutResult.STORED, None)))
+                call.resolve(answers.get(number, (PutResult.STORED, None)))
             else:
                 call.resolve(None)
         return ()
@@ -300,6 +310,8 @@ class PostgresStore(Store):
             name, values = "put_writes", (*now, *_write_columns(writes))
         else:
             name, values = "put_both", (*now, *_put_columns(puts), *_write_columns(writes))
+        if any(put.keep for put in puts):
+            name, values = f"{name}_keep", (*values, *_keep_columns(puts))
         query = self._schema.sql[name]
         return lambda statements: statements.fetch(query, *values)
 
@@ -522,6 +534,15 @@ class PostgresStore(Store):
     async def untag(self, thread_id: str, name: str) -> bool:
         await self.open()
         return bool(await self._fetch("untag", self.clock(), thread_key(thread_id), encode(name)))
+
+    async def first(self, thread_id: str, size: int) -> Sequence[Standing]:
+        await self.open()
+        now = self.clock()
+        # The stamps first: of writes that come in between it is seen that they are others.
+        items = await self._fetch("first_roots", now, thread_key(thread_id), size)
+        rows = [(stored_row(item, thread_id), item["stamp"]) for item in items]
+        written = (await self._writes([row.key for row, _ in rows], now)).rows
+        return [Standing(row, tuple(written.get(row.key, ())), stamp) for row, stamp in rows]
 
     async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
         await self.open()
@@ -767,6 +788,13 @@ def _replaced(family: _Read, change: Change) -> list[tuple[str, bytes, bytes, in
 def _put_columns(puts: Sequence[_Put]) -> list[Any]:
     parts = [(number, *part) for number, put in enumerate(puts, 1) for part in put.parts]
     return [*columns([put.values for put in puts], PUT_COLUMNS), *columns(parts, 3)]
+
+
+def _keep_columns(puts: Sequence[_Put]) -> list[Any]:
+    kept = [(number, put.thread, put.keep) for number, put in enumerate(puts, 1) if put.keep]
+    leaving = [(number, *leaving_values(one)) for number, _, keep in kept for one in keep.leaving]
+    threads = [(number, thread, keep.most) for number, thread, keep in kept]
+    return [*columns(threads, 3), *columns(leaving, 1 + LEAVING_COLUMNS)]
 
 
 def _write_columns(writes: Sequence[_Writes]) -> list[Any]:

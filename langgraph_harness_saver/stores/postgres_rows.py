@@ -20,6 +20,7 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Graft,
     Kind,
+    Leaving,
     Node,
     Page,
     PartRow,
@@ -37,6 +38,7 @@ ROW_COLUMNS = 13
 """How many of `harness_put`'s columns are the row's own."""
 WRITE_COLUMNS = 8
 EVENT_COLUMNS = 5
+LEAVING_COLUMNS = 8
 
 
 def is_uuid(thread_id: str) -> bool:
@@ -182,6 +184,13 @@ def event_values(event: EventRow) -> tuple[Any, ...]:
     """Return what `harness_add_events` takes of one event."""
     place = (thread_key(event.thread_id), id_key(event.checkpoint_id), bytes(memoryview(event.event_id)))
     return (*place, bytes(memoryview(event.head)), bytes(memoryview(event.body)))
+
+
+def leaving_values(leaving: Leaving) -> tuple[Any, ...]:
+    """Return what `harness_keep` takes of one that leaves."""
+    own, rev, hidden_rev, parent, heir, heir_rev, heir_new_rev, stamp = leaving
+    ids = (id_key(own), None if parent is None else id_key(parent), id_key(heir))
+    return (ids[0], rev, hidden_rev, ids[1], ids[2], heir_rev, heir_new_rev, stamp)
 
 
 def part_values(part: PartRow) -> tuple[bytes, bytes]:

@@ -32,6 +32,7 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Keep,
     Kind,
     Needed,
     Outline,
@@ -39,6 +40,7 @@ from langgraph_harness_saver.rows import (
     PartRow,
     PutResult,
     Query,
+    Standing,
     Tag,
     WriteRow,
     Writes,
@@ -59,6 +61,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     event_ranges,
     grouped_writes,
     id_form,
+    keep_forms,
     line_of,
     members_of_writes,
     pack,
@@ -74,6 +77,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     read_place,
     read_records,
     read_row,
+    read_standing,
     read_tags,
     record_form,
     rev_form,
@@ -270,6 +274,7 @@ class RedisStore(Store):
         *,
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
+        keep: Keep | None = None,
     ) -> PutResult:
         await self.open()
         if base is not None and base.key.thread_id != row.key.thread_id:
@@ -288,6 +293,7 @@ class RedisStore(Store):
                 b"" if base is None else place_of(home.family, base.key),
                 b"" if base is None else rev_form(base.rev),
                 _head_form(head),
+                *keep_forms(keep),
             ]
             for part in parts:
                 arguments += (part.part_id, part.data)
@@ -688,6 +694,19 @@ class RedisStore(Store):
             )
 
     # --- changing ----------------------------------------------------------------------------------
+
+    async def first(self, thread_id: str, size: int) -> Sequence[Standing]:
+        await self.open()
+
+        def make(home: Home) -> Command:
+            arguments = (self._times()[0], thread_form(home.family, thread_id), b"%d" % size)
+            return call(SCRIPTS["first"], home.spot, arguments)
+
+        home, found = await self._homes.look_once(thread_id, make, ())
+        return [
+            read_standing(row, writes, home.family)
+            for row, writes in zip(found[::2], found[1::2], strict=True)
+        ]
 
     async def outline(self, thread_id: str, newest: int | None = None) -> Outline:
         await self.open()

@@ -16,7 +16,7 @@ import struct
 from binascii import crc_hqx
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha1
 from typing import Any, NamedTuple
 
 from langgraph_harness_saver.errors import CorruptCheckpointError
@@ -27,10 +27,12 @@ from langgraph_harness_saver.rows import (
     CheckpointRow,
     Entry,
     EventRow,
+    Keep,
     Kind,
     Node,
     Page,
     Span,
+    Standing,
     Tag,
     WriteRow,
 )
@@ -349,6 +351,30 @@ def grouped_writes(members: Sequence[bytes], family: str) -> dict[CheckpointKey,
         key, at = read_place(member, family)
         found.setdefault(key, []).append(read_write(member, at))
     return found
+
+
+def read_standing(row: bytes, writes: Sequence[bytes], family: str) -> Standing:
+    """Return what `first.lua` tells of a root checkpoint; the stamp is as `put.lua` makes it."""
+    written = [read_write(member, place_end(member)) for member in writes]
+    # Not for secrecy: it is what Redis has.
+    stamp = sha1(b"".join(writes), usedforsecurity=False).hexdigest()
+    return Standing(read_row(row, family), written, stamp)
+
+
+def keep_forms(keep: Keep | None) -> list[bytes]:
+    """Return what `put.lua` takes of what is to go with a put."""
+    if keep is None:
+        return [b"-", b"0"]
+    forms = [b"" if keep.most is None else b"%d" % keep.most, b"%d" % len(keep.leaving)]
+    for own, rev, hidden_rev, parent, heir, heir_rev, heir_new_rev, stamp in keep.leaving:
+        forms += [
+            id_form(own),
+            rev_form(rev),
+            rev_form(hidden_rev),
+            b"" if parent is None else id_form(parent),
+        ]
+        forms += [id_form(heir), rev_form(heir_rev), rev_form(heir_new_rev), stamp.encode()]
+    return forms
 
 
 def event_form(family: str, event: EventRow) -> tuple[bytes, bytes]:

@@ -21,6 +21,7 @@ from langgraph_harness_saver.rows import (
     EventRow,
     Family,
     Graft,
+    Keep,
     Kind,
     Needed,
     Node,
@@ -30,6 +31,7 @@ from langgraph_harness_saver.rows import (
     PutResult,
     Query,
     Span,
+    Standing,
     Tag,
     WriteRow,
     Writes,
@@ -51,11 +53,13 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     events_of,
     find,
     key_of,
+    leave,
     nodes_of,
     place_or_stub,
     row_of,
     set_row,
     set_writes,
+    stamp_of,
     tags_of,
     writes_of,
 )
@@ -101,8 +105,27 @@ class SQLiteStore(Store):
         *,
         base: Base | None = None,
         head: str | Unconditional | None = ANY_HEAD,
+        keep: Keep | None = None,
     ) -> PutResult:
-        return await self._file.write(lambda connection: self._put(connection, row, parts, base, head))
+        def work(connection: sqlite3.Connection) -> PutResult:
+            result = self._put(connection, row, parts, base, head)
+            if result == PutResult.STORED and keep is not None and self._keep(connection, row.key, keep):
+                return PutResult.KEPT
+            return result
+
+        return await self._file.write(work)
+
+    def _keep(self, connection: sqlite3.Connection, key: CheckpointKey, keep: Keep) -> bool:
+        """Let go what goes with a put; tell whether nothing is left to be done."""
+        thread = cast("int", self._thread(connection, key.thread_id))
+        there, *_ = connection.execute(SQL["line_facts"], (None, thread)).fetchone()
+        for leaving in keep.leaving:
+            if keep.most is not None and there <= keep.most:
+                return True
+            if branches_of(connection, key.thread_id) or not leave(connection, thread, leaving):
+                return False
+            there -= 1
+        return keep.most is None or there <= keep.most
 
     def _put(
         self,
@@ -265,6 +288,15 @@ class SQLiteStore(Store):
         def work(connection: sqlite3.Connection) -> Family:
             family = self._family(connection, thread_id)
             return replace(family, parts=dict(family.parts))
+
+        return await self._file.read(work)
+
+    async def first(self, thread_id: str, size: int) -> Sequence[Standing]:
+        def work(connection: sqlite3.Connection) -> Sequence[Standing]:
+            thread = self._thread(connection, thread_id)
+            found = connection.execute(SQL["first_roots"], (thread, size)).fetchall()
+            rows = [(row_of(one)[0], one[11]) for one in found]
+            return [Standing(row, writes_of(connection, n), stamp_of(connection, n)) for row, n in rows]
 
         return await self._file.read(work)
 

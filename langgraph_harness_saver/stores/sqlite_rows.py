@@ -17,6 +17,7 @@ from langgraph_harness_saver.rows import (
     CheckpointRow,
     EventRow,
     Kind,
+    Leaving,
     Node,
     PartRow,
     Span,
@@ -204,6 +205,34 @@ def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ..
         WriteRow(id_of_key(task_id), decode(path or b""), call, body, split_parts(parts))
         for task_id, path, call, body, parts in connection.execute(SQL["writes"], places)
     )
+
+
+def stamp_of(connection: sqlite3.Connection, number: int) -> str:
+    """Return what changes whenever the writes of a checkpoint do."""
+    places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)
+    return " ".join(map(str, connection.execute(SQL["writes_stamp"], places).fetchone()))
+
+
+def leave(connection: sqlite3.Connection, thread: int, leaving: Leaving) -> bool:
+    """Take a root checkpoint out of sight, if it may go; see `Leaving`."""
+    own, heir = id_key(leaving.checkpoint_id), id_key(leaving.heir_id)
+    parent = None if leaving.parent_id is None else id_key(leaving.parent_id)
+    place = connection.execute(SQL["place"], (thread, b"", own)).fetchone()
+    heir_place = connection.execute(SQL["place"], (thread, b"", heir)).fetchone()
+    if (
+        place is None
+        or heir_place is None
+        or (*place[1:], *heir_place[1:]) != (Kind.LIVE, leaving.rev, Kind.LIVE, leaving.heir_rev)
+        or stamp_of(connection, place[0]) != leaving.stamp
+        or connection.execute(SQL["is_held"], (thread, own)).fetchone()[0]
+    ):
+        return False
+    _, older, children = connection.execute(SQL["line_facts"], (own, thread)).fetchone()
+    if children > 1 or (parent is None and older):
+        return False
+    connection.execute(SQL["hide_checkpoint"], (leaving.hidden_rev, place[0]))
+    connection.execute(SQL["give_parent"], (parent, leaving.heir_new_rev, heir_place[0]))
+    return True
 
 
 def add_events(connection: sqlite3.Connection, thread: int, events: Sequence[EventRow]) -> None:

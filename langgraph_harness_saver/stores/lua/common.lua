@@ -46,6 +46,33 @@ local function past(prefix)
   return sub(prefix, 1, -2) .. char(byte(prefix, -1) + 1)
 end
 
+local function has_flag(flags, flag)
+  return bit.band(flags, flag) ~= 0
+end
+
+-- Where what follows an id, or nothing, begins.
+local function skip_id(s, at, is_there)
+  return is_there and id_end(s, at) + 1 or at
+end
+
+-- Where what follows the reach and the parts begins: the length of the metadata.
+local function metadata_at(row, at)
+  local spans = struct.unpack('>H', row, at)
+  at = at + 2
+  for _ = 1, spans do
+    local kind = byte(row, at)
+    at = at + 1
+    if kind == 2 then
+      at = at + line_end(sub(row, at))
+    end
+    at = id_end(row, at) + 1
+    if kind ~= 0 then
+      at = id_end(row, at) + 1
+    end
+  end
+  return at + 2 + 16 * struct.unpack('>H', row, at)
+end
+
 local function all_of(key, prefix)
   return call('ZRANGEBYLEX', key, '[' .. prefix, '(' .. past(prefix))
 end

@@ -27,24 +27,6 @@ local function is_old(row, at)
   return true
 end
 
--- Where what follows the reach and the parts begins: the length of the metadata.
-local function metadata_at(row, at)
-  local spans = struct.unpack('>H', row, at)
-  at = at + 2
-  for _ = 1, spans do
-    local kind = byte(row, at)
-    at = at + 1
-    if kind == 2 then
-      at = at + line_end(sub(row, at))
-    end
-    at = id_end(row, at) + 1
-    if kind ~= 0 then
-      at = id_end(row, at) + 1
-    end
-  end
-  return at + 2 + 16 * struct.unpack('>H', row, at)
-end
-
 local function add(row)
   local line_to = line_end(row)
   local at = id_end(row, line_to + 1) + 1

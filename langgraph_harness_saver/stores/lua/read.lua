@@ -86,11 +86,6 @@ elseif what ~= 'writes' then
   end
 end
 
--- Where the id, or nothing, that begins at `at` ends.
-local function skip_id(s, at, is_there)
-  return is_there and id_end(s, at) + 1 or at
-end
-
 local writes, support, parts, wanted_parts = {}, {}, {}, {}
 local ranges, taken, has_rest = 0, {}, call('EXISTS', REST) == 1
 
@@ -170,20 +165,7 @@ for i, row in ipairs(rows) do
       name_parts(row, add_spans(place, row, run_to + 1))
     end
   else
-    local spans = struct.unpack('>H', row, run_to + 1)
-    local to = run_to + 3
-    for _ = 1, spans do
-      local kind = byte(row, to)
-      to = to + 1
-      if kind == 2 then
-        to = to + line_end(sub(row, to))
-      end
-      to = id_end(row, to) + 1
-      if kind ~= 0 then
-        to = id_end(row, to) + 1
-      end
-    end
-    to = to + 2 + 16 * struct.unpack('>H', row, to)
+    local to = metadata_at(row, run_to + 1)
     rows[i] = sub(row, 1, to + 3 + struct.unpack('>I4', row, to))
   end
 end

@@ -21,6 +21,36 @@ SELECT n, status, head FROM {schema}.harness_put(
 UNION ALL
 SELECT 0, 0, NULL FROM {schema}.harness_put_writes($1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)
 
+-- name: put_one_keep
+SELECT 1, status, head FROM {schema}.harness_put_one(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+)
+UNION ALL
+SELECT n, 6, NULL FROM {schema}.harness_keep($21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32) AS n
+
+-- name: put_keep
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+UNION ALL
+SELECT n, 6, NULL FROM {schema}.harness_keep($24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35) AS n
+
+-- name: put_both_keep
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+UNION ALL
+SELECT 0, 0, NULL FROM {schema}.harness_put_writes($1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)
+UNION ALL
+SELECT n, 6, NULL FROM {schema}.harness_keep($35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46) AS n
+
+-- name: first_roots
+SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body,
+  {schema}.harness_writes_stamp(thread, checkpoint_id) AS stamp
+FROM {schema}.harness_checkpoint
+WHERE thread = $2::text::uuid AND checkpoint_ns = '' AND kind = 0 AND NOT {schema}.harness_is_expired($2::text::uuid, $1)
+ORDER BY checkpoint_id LIMIT $3
+
 -- name: get
 SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 

@@ -237,6 +237,32 @@ SELECT checkpoint_id FROM harness_checkpoint
 WHERE thread = ?1 AND checkpoint_ns = x'' AND kind = 0
 ORDER BY checkpoint_id DESC LIMIT 2 OFFSET ?2
 
+-- name: first_roots
+SELECT t.thread_id, c.checkpoint_ns, c.checkpoint_id, c.kind, c.parent_id, c.run_id, c.rev, c.reach, c.parts,
+  c.metadata, c.body, c.id, c.thread
+FROM harness_checkpoint AS c JOIN harness_thread AS t ON t.id = c.thread
+WHERE c.thread = ? AND c.checkpoint_ns = x'' AND c.kind = 0
+ORDER BY c.checkpoint_id LIMIT ?
+
+-- name: line_facts
+-- Of a thread's root: how many are live, how many of these come before ?1, and how many rows have that as parent.
+SELECT total(kind = 0), total(kind = 0 AND checkpoint_id < ?1), total(parent_id = ?1)
+FROM harness_checkpoint WHERE thread = ?2 AND checkpoint_ns = x'' AND kind IN (0, 2)
+
+-- name: is_held
+-- Whether a root checkpoint has a tag, or its thread other namespaces.
+SELECT EXISTS (SELECT 1 FROM harness_tag WHERE thread = ?1 AND checkpoint_ns = x'' AND checkpoint_id = ?2)
+  OR EXISTS (SELECT 1 FROM harness_checkpoint WHERE thread = ?1 AND checkpoint_ns > x'')
+
+-- name: writes_stamp
+SELECT count(*), max(id), total(call), total(length(body)) FROM harness_write WHERE id BETWEEN ? AND ?
+
+-- name: hide_checkpoint
+UPDATE harness_checkpoint SET kind = 1, rev = ? WHERE id = ?
+
+-- name: give_parent
+UPDATE harness_checkpoint SET parent_id = ?, rev = ? WHERE id = ?
+
 -- name: numbers_between
 SELECT id FROM harness_checkpoint
 WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id BETWEEN ? AND ? AND kind <> 3
