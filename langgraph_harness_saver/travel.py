@@ -123,13 +123,14 @@ class Travel:
         family = sources[-1] if sources else thread_id
         is_leaf = await self._is_leaf(thread_id, root)
         entries = [root]
-        for namespace in await self._store.namespaces(
-            root.row.key.thread_id, checkpoint_id if is_leaf else None
-        ):
+        begins: dict[str, str] = {}
+        since = checkpoint_id if is_leaf else None
+        # Those within others come after them.
+        for namespace in sorted(await self._store.namespaces(root.row.key.thread_id, since)):
             if ":" in namespace:
                 entries += await self._pending_under(root.row.key, namespace)
             elif namespace:
-                entries += await self._states(root, namespace, is_leaf=is_leaf)
+                entries += await self._states(root, namespace, begins, is_leaf=is_leaf)
         rows = [self._branched(entry.row, branch_id) for entry in entries]
         writes = {
             row.key: entry.writes
@@ -186,11 +187,17 @@ class Travel:
             return [entry] if _root(metadata) == key.checkpoint_id else []
         return []
 
-    async def _states(self, target: Entry, namespace: str, *, is_leaf: bool) -> list[Entry]:
+    async def _states(
+        self, target: Entry, namespace: str, begins: dict[str, str], *, is_leaf: bool
+    ) -> list[Entry]:
         """Return what a subgraph that remembers goes on from when its graph goes on from a checkpoint.
 
         That is the one with which it began there, or else the last that it made before. At a leaf it is the
         last that it made there, and the other comes second, for who rewinds to the leaf.
+
+        One within others begins there only if it did so under what each of these goes on from, which
+        `begins` says by namespace, and is told. It is given its input anew if they come to it later, or are
+        begun anew themselves.
         """
         # A branch brought along all that its checkpoints need, so the target's own thread has it.
         at, floor = target.row.key.checkpoint_id, target.row.parent_id or ""
@@ -206,21 +213,19 @@ class Travel:
                 break
             root = _root(metadata)
             if root == at:
-                last, first = last or entry, entry
-                begun = entry if metadata.get("source") == "input" else begun
+                last = last or entry
+                if _above(metadata).items() <= begins.items():
+                    first = entry
+                    begun = entry if metadata.get("source") == "input" else begun
             elif root is not None and root > nearest and await lineage.has(root):
                 before, nearest = entry, root
-        begun = begun or (first if first is not None and self._waits(first) else None)
-        found = [last if is_leaf else None, begun or before]
+        # In durability "exit" its input isn't stored, and it goes on from where it was interrupted.
+        begun = begun or (first if first is not None and _waits(first) else None)
+        goes_on = begun or before
+        if goes_on is not None:
+            begins[namespace] = goes_on.row.key.checkpoint_id
+        found = [last if is_leaf else None, goes_on]
         return list({entry.row.key: entry for entry in found if entry is not None}.values())
-
-    def _waits(self, entry: Entry) -> bool:
-        """Tell whether a subgraph goes on from where it was interrupted, as it does in durability "exit".
-
-        Its input isn't stored then. One within another that begins anew begins anew, too.
-        """
-        parents = self._codec.unpack_metadata(entry.row.metadata, entry.row.key).get("parents") or {}
-        return all(":" not in ns for ns in parents) and any(w.call in UNFINISHED for w in entry.writes)
 
     # --- rewinding ---------------------------------------------------------------------------------
 
@@ -232,7 +237,8 @@ class Travel:
         old_head = heads[""]
         if old_head is None:
             raise CheckpointNotFoundError(f"thread {thread_id!r} has no checkpoint")
-        states = {ns: await self._states(target, ns, is_leaf=False) for ns in namespaces}
+        begins: dict[str, str] = {}
+        states = {ns: await self._states(target, ns, begins, is_leaf=False) for ns in sorted(namespaces)}
         last = max(head for head in heads.values() if head is not None)
         new_ids: dict[str, str] = {}
         for ns in sorted(states):
@@ -378,6 +384,16 @@ class _Lineage:
 def _root(metadata: Mapping[str, Any]) -> str | None:
     """Return the id of the root checkpoint that a subgraph's was made under."""
     return (metadata.get("parents") or {}).get("")
+
+
+def _above(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checkpoints of the subgraphs that a subgraph's was made within, by namespace."""
+    return {ns: parent for ns, parent in (metadata.get("parents") or {}).items() if ns}
+
+
+def _waits(entry: Entry) -> bool:
+    """Tell whether tasks of a checkpoint were interrupted or failed."""
+    return any(write.call in UNFINISHED for write in entry.writes)
 
 
 def following(checkpoint_id: str) -> str:

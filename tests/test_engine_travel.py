@@ -319,6 +319,31 @@ def nested_that_remember(bench: Bench) -> Any:
     return nested(bench, True, True)
 
 
+@script(memories=["sub", "sub|in"])
+def nested_nodes_that_remember(bench: Bench) -> Any:
+    mid = chain(Count, m1=bench.tell("m1"), **{"in": inner(bench, True)}, m3=bench.tell("m3"))
+    return around(bench, mid.compile(checkpointer=True))
+
+
+@script(memories=["sub", "sub|flow"])
+def nested_in_a_first_step(bench: Bench) -> Any:
+    """Nest a subgraph that is come to in the first step, so it goes on where it was."""
+    sub = inner(bench, True)
+
+    @entrypoint(checkpointer=True)
+    def flow(given: Any, *, previous: Any = None) -> Any:
+        bench.ran.append("flow")
+        told = sub.invoke({"log": [given]})["log"]
+        return entrypoint.final(value=[previous, told], save=(previous or 0) + 1)
+
+    def call(state: Any) -> Any:
+        return {"log": [flow.invoke(len(state["log"]))]}
+
+    return chain(a=bench.say("a"), sub=bench.node("sub", call), z=bench.tell("z")).compile(
+        checkpointer=bench.saver
+    )
+
+
 @script()
 def nested_of_which_the_inner_remembers(bench: Bench) -> Any:
     return nested(bench, None, True)
