@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from helpers import REDIS_KINDS, url_of_prefix
 from langgraph_harness_saver.bridge import Bridge, step
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
 from langgraph_harness_saver.ids import id_key
-from langgraph_harness_saver.rows import Change, EventRow, Family, Query
+from langgraph_harness_saver.rows import Base, Change, EventRow, Family, PutResult, Query
 from langgraph_harness_saver.stores.memory import MemoryStore
 from langgraph_harness_saver.stores.postgres import PostgresStore
 from langgraph_harness_saver.stores.redis import RedisStore
@@ -278,6 +279,39 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(path):
     with closing(sqlite3.connect(path)) as connection:
         last = len(migrations("sqlite")) - 1
         assert connection.execute("SELECT major, minor FROM harness_schema").fetchall() == [(1, last)]
+
+
+def test_a_step_takes_few_statements():
+    """Each gives the interpreter away and has to get it back, so they are what a step costs on SQLite."""
+    store = SQLiteStore(None)
+    step(store.put(_row("1")))
+    said: list[str] = []
+    store._file.writer.set_trace_callback(said.append)
+    base = Base(_key("1"), _row("1").rev)
+    assert step(store.put(_row("2"), base=base)) == PutResult.STORED
+    step(store.put_writes(_key("2"), [_write("task")]))
+    step(store.put_writes(_key("2"), [_write("other task")]))
+    assert [text.split()[0] for text in said] == [
+        *("BEGIN", "SELECT", "INSERT", "COMMIT"),
+        *("BEGIN", "INSERT", "COMMIT"),
+        *("BEGIN", "INSERT", "COMMIT"),
+    ]
+    assert step(store.put(_row("3"), base=base._replace(rev=base.rev ^ 1))) == PutResult.BASE_GONE
+    step(store.close())
+
+
+def test_writes_to_a_thread_that_another_let_expire_start_anew(path):
+    first, second = SQLiteStore(path, ttl_seconds=10), SQLiteStore(path)
+    step(first.put(_row("1")))
+    step(second.put_writes(_key("1"), [_write("task")]))
+    assert step(_ids(second)) == ["1"]
+    second.clock = lambda: time.time() + 20
+    step(second.put_writes(_key("1"), [_write("other task")]))
+    assert step(_ids(second)) == []
+    written = step(second.writes([_key("1")])).rows[_key("1")]
+    assert [write.task_id for write in written] == ["other task"]
+    for store in (first, second):
+        step(store.close())
 
 
 def test_a_newer_minor_schema_is_used(path):

@@ -43,6 +43,7 @@ from langgraph_harness_saver.stores.sqlite_file import SQL, SQLiteFile
 from langgraph_harness_saver.stores.sqlite_rows import (
     STUB,
     Parts,
+    Place,
     add_branch,
     add_events,
     add_parts,
@@ -56,6 +57,7 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     leave,
     nodes_of,
     place_or_stub,
+    put_write,
     row_of,
     set_row,
     set_writes,
@@ -135,12 +137,11 @@ class SQLiteStore(Store):
         base: Base | None,
         head: str | Unconditional | None,
     ) -> PutResult:
-        thread = self._thread(connection, row.key.thread_id)
-        place = find(connection, thread, row.key)
+        thread, place, base_rev = self._places(connection, row.key, base)
         if place is None or place[1:] != (row.kind, row.rev):
             if not isinstance(head, Unconditional):
                 check_head(connection, thread, row.key, head)
-            if base is not None and not self._may_lean(connection, row, base, thread):
+            if base is not None and base_rev != base.rev and not self._may_lean(connection, row, base):
                 return PutResult.BASE_GONE
             if place is not None and place[1] != STUB:
                 return PutResult.OCCUPIED
@@ -149,13 +150,25 @@ class SQLiteStore(Store):
         add_parts(connection, thread, parts)
         return PutResult.STORED
 
-    def _may_lean(
-        self, connection: sqlite3.Connection, row: CheckpointRow, base: Base, thread: int | None
-    ) -> bool:
-        if base.key.thread_id == row.key.thread_id:
-            place = find(connection, thread, base.key)
-            return place is not None and place[2] == base.rev
-        return self._stands(connection, base) and self._are_related(connection, base.key, row.key)
+    def _places(
+        self, connection: sqlite3.Connection, key: CheckpointKey, base: Base | None
+    ) -> tuple[int | None, Place | None, int | None]:
+        """Return a put's thread, what stands under its key, and its base's rev, as far as these are there."""
+        thread_id, checkpoint_ns, checkpoint_id = key
+        below: tuple[bytes | None, bytes | None] = (None, None)
+        if base is not None and base.key.thread_id == thread_id:
+            below = (encode(base.key.checkpoint_ns), id_key(base.key.checkpoint_id))
+        values = (encode(thread_id), encode(checkpoint_ns), id_key(checkpoint_id), *below)
+        found = connection.execute(SQL["put_places"], values).fetchone()
+        if found is None or (found[1] is not None and found[1] <= self.clock()):
+            return None, None, None
+        thread, _, number, kind, rev, base_rev = found
+        return thread, None if number is None else (number, kind, rev), base_rev
+
+    def _may_lean(self, connection: sqlite3.Connection, row: CheckpointRow, base: Base) -> bool:
+        return base.key.thread_id != row.key.thread_id and (
+            self._stands(connection, base) and self._are_related(connection, base.key, row.key)
+        )
 
     def _stands(self, connection: sqlite3.Connection, base: Base) -> bool:
         place = find(connection, self._thread(connection, base.key.thread_id), base.key)
@@ -173,6 +186,8 @@ class SQLiteStore(Store):
         writes: Sequence[WriteRow],
         parts: Sequence[PartRow],
     ) -> None:
+        if self.ttl_seconds is None and put_write(connection, key, writes, self.clock()):
+            return
         thread = self._enter(connection, key.thread_id, self._thread(connection, key.thread_id))
         add_writes(connection, place_or_stub(connection, thread, key), writes)
         add_parts(connection, thread, parts)

@@ -246,7 +246,8 @@ class SQLiteFile(Forkable):
         self._queue.append(_Call(work, waiting))
         # Not at once: whoever is ready now comes along. A thread that began with the first of them would take
         # the interpreter from the others for each of its statements.
-        loop.call_soon(self._start_draining)
+        if not self._draining:
+            loop.call_soon(self._start_draining)
         return await waiting  # type: ignore[no-any-return]
 
     def _start_draining(self) -> None:

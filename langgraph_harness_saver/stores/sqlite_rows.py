@@ -121,6 +121,19 @@ def add_writes(connection: sqlite3.Connection, number: int, writes: Sequence[Wri
         connection.execute(SQL["add_write"], values)
 
 
+def put_write(
+    connection: sqlite3.Connection, key: CheckpointKey, writes: Sequence[WriteRow], now: float
+) -> bool:
+    """Add the regular writes of one call in one statement; False if it takes more, or they are there."""
+    if len(writes) != 1 or writes[0].call or writes[0].parts:
+        return False
+    thread_id, checkpoint_ns, checkpoint_id = key
+    write = writes[0]
+    at = (encode(thread_id), encode(checkpoint_ns), id_key(checkpoint_id))
+    values = (id_key(write.task_id), encode(write.task_path) or None, write.body, now)
+    return connection.execute(SQL["put_write"], (*at, *values)).rowcount == 1
+
+
 def drop_writes(connection: sqlite3.Connection, number: int) -> None:
     """Delete all writes of a checkpoint."""
     places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)

@@ -41,6 +41,13 @@ WHERE expires_at <= ?
 -- name: place
 SELECT id, kind, rev FROM harness_checkpoint WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 
+-- name: put_places
+SELECT t.id, t.expires_at, c.id, c.kind, c.rev, b.rev
+FROM harness_thread AS t
+LEFT JOIN harness_checkpoint AS c ON c.thread = t.id AND c.checkpoint_ns = ?2 AND c.checkpoint_id = ?3
+LEFT JOIN harness_checkpoint AS b ON b.thread = t.id AND b.checkpoint_ns = ?4 AND b.checkpoint_id = ?5
+WHERE t.thread_id = ?1
+
 -- name: head
 SELECT id, checkpoint_id FROM harness_checkpoint
 WHERE thread = ? AND checkpoint_ns = ? AND kind = 0
@@ -89,6 +96,23 @@ WHERE NOT EXISTS (
   WHERE id BETWEEN (SELECT max(id) - 15 FROM harness_write WHERE id BETWEEN ?1 AND ?2) AND ?2
     AND id >= ?1 AND task_id = ?3 AND task_path IS ?4 AND call = ?5 AND body = ?6
 )
+
+-- name: put_write
+INSERT INTO harness_write (id, task_id, task_path, call, body)
+SELECT
+  coalesce((
+    SELECT min(max(id) + 1, (c.id + 1 << 20) - 1) FROM harness_write
+    WHERE id BETWEEN c.id << 20 AND (c.id + 1 << 20) - 1
+  ), c.id << 20), ?4, ?5, 0, ?6
+FROM harness_thread AS t CROSS JOIN harness_checkpoint AS c
+WHERE t.thread_id = ?1 AND (t.expires_at IS NULL OR t.expires_at > ?7)
+  AND c.thread = t.id AND c.checkpoint_ns = ?2 AND c.checkpoint_id = ?3
+  AND NOT EXISTS (
+    SELECT 1 FROM harness_write
+    WHERE id BETWEEN c.id << 20 AND (c.id + 1 << 20) - 1 AND id >= (
+      SELECT max(id) - 15 FROM harness_write WHERE id BETWEEN c.id << 20 AND (c.id + 1 << 20) - 1
+    ) AND task_id = ?4 AND task_path IS ?5 AND call = 0 AND body = ?6
+  )
 
 -- name: drop_writes
 DELETE FROM harness_write WHERE id BETWEEN ? AND ?
