@@ -45,6 +45,10 @@ class Reader:
         self._blobs: dict[Ref, Blob] = {}
         self._images = images or {}
 
+    def add(self, bodies: Mapping[CheckpointKey, bytes]) -> None:
+        """Know the bodies of more rows."""
+        self._stored.update(bodies)
+
     def body(self, key: CheckpointKey) -> Body:
         """Return a parsed body.
 

@@ -97,6 +97,50 @@ class _StoreBase:
         """Return another store on the same data, not opened yet; the same one if it can't be shared."""
         raise NotImplementedError
 
+    # --- what the tests use ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _other(self, store: Store) -> AsyncIterator[Store]:
+        other = self.reopen(store)
+        await other.open()
+        try:
+            yield other
+        finally:
+            if other is not store:
+                await other.close()
+
+    async def _chain(self, store: Store, run_id: str | None = None) -> list[CheckpointRow]:
+        """Store five rows that need those before them, one of them hidden, and a namespace beside them."""
+        rows = []
+        parts = [PartRow(part_id, data) for part_id, data in _CHAIN_PARTS.items()]
+        for number in range(1, 6):
+            row = _row(
+                str(number),
+                body=b"body %d" % number,
+                reach=(Span("t", "", "1", str(number)),) if number > 1 else (),
+                parts=tuple(part.part_id for part in parts[:number]),
+                run_id=run_id,
+            )
+            await store.put(row, parts[:number])
+            rows.append(row)
+        hidden = rows[1]._replace(kind=Kind.HIDDEN, parts=())
+        beside = _row("3", ns="beside", reach=(Span("t", "", "2", "3"), Span("t", "beside", "3", "3")))
+        rows[1] = hidden
+        await _revise(store, rows=[hidden])
+        await store.put(beside)
+        return [beside, *rows]
+
+    async def _grid(self, store: Store) -> list[CheckpointKey]:
+        ids = (*UUIDS[1:3], "a", "a\x00", "\ud800", "\U0001f600", UUIDS[1] + "\x00")
+        threads, spaces = ("t", "T", "t\x00", "\ue000", "\U0001f600"), ("", "a|b", "\x00", "é")
+        keys = [CheckpointKey(*names) for names in itertools.product(threads, spaces, ids)]
+        for key in sorted(keys, key=lambda key: blake2b(repr(key).encode()).digest()):
+            await store.put(_row("1")._replace(key=key, metadata=b"%d" % len(key.checkpoint_id)))
+        hidden = [_row(id_, kind=kind) for id_, kind in (("h", Kind.HIDDEN), ("n", Kind.ANCHOR))]
+        await _revise(store, rows=hidden)
+        await store.put_writes(_key("early"), [_write()])
+        return keys
+
 
 class _StoreTests(_StoreBase):
     """What `StoreContract` tests."""
@@ -937,50 +981,6 @@ class _StoreTests(_StoreBase):
         for number in range(3):
             asyncio.run(_put(store, _row(str(number))))
         assert asyncio.run(_ids(store)) == ["2", "1", "0"]
-
-    # --- what the tests use ------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _other(self, store: Store) -> AsyncIterator[Store]:
-        other = self.reopen(store)
-        await other.open()
-        try:
-            yield other
-        finally:
-            if other is not store:
-                await other.close()
-
-    async def _chain(self, store: Store, run_id: str | None = None) -> list[CheckpointRow]:
-        """Store five rows that need those before them, one of them hidden, and a namespace beside them."""
-        rows = []
-        parts = [PartRow(part_id, data) for part_id, data in _CHAIN_PARTS.items()]
-        for number in range(1, 6):
-            row = _row(
-                str(number),
-                body=b"body %d" % number,
-                reach=(Span("t", "", "1", str(number)),) if number > 1 else (),
-                parts=tuple(part.part_id for part in parts[:number]),
-                run_id=run_id,
-            )
-            await store.put(row, parts[:number])
-            rows.append(row)
-        hidden = rows[1]._replace(kind=Kind.HIDDEN, parts=())
-        beside = _row("3", ns="beside", reach=(Span("t", "", "2", "3"), Span("t", "beside", "3", "3")))
-        rows[1] = hidden
-        await _revise(store, rows=[hidden])
-        await store.put(beside)
-        return [beside, *rows]
-
-    async def _grid(self, store: Store) -> list[CheckpointKey]:
-        ids = (*UUIDS[1:3], "a", "a\x00", "\ud800", "\U0001f600", UUIDS[1] + "\x00")
-        threads, spaces = ("t", "T", "t\x00", "\ue000", "\U0001f600"), ("", "a|b", "\x00", "é")
-        keys = [CheckpointKey(*names) for names in itertools.product(threads, spaces, ids)]
-        for key in sorted(keys, key=lambda key: blake2b(repr(key).encode()).digest()):
-            await store.put(_row("1")._replace(key=key, metadata=b"%d" % len(key.checkpoint_id)))
-        hidden = [_row(id_, kind=kind) for id_, kind in (("h", Kind.HIDDEN), ("n", Kind.ANCHOR))]
-        await _revise(store, rows=hidden)
-        await store.put_writes(_key("early"), [_write()])
-        return keys
 
 
 def _through_the_sync_door(case: Case) -> Callable[[Any, Store], None]:

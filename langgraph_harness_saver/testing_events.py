@@ -92,7 +92,7 @@ class _EventTests(_StoreBase):
 
     async def test_reopening_keeps_events(self, store: Store) -> None:
         await store.add_events([_event("1", 1)])
-        async with self._other(store) as other:  # type: ignore[attr-defined]
+        async with self._other(store) as other:
             assert await _events(other) == [_event("1", 1)]
 
     # --- deleting ----------------------------------------------------------------------------------

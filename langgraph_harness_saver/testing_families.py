@@ -50,7 +50,36 @@ ANCHOR = "ff0a3c5e-7b9d-5e2f-8a4b-000000000009"
 OTHER = "1f0a3c5e-7b9d-6e2f-8a4b-000000000002"
 
 
-class _FamilyTests(_StoreBase):
+class _FamilyBase(_StoreBase):
+    async def _stored(
+        self, store: Store, checkpoint_id: str, *, ns: str = "", thread_id: str = "t"
+    ) -> CheckpointRow:
+        row = _row(checkpoint_id, ns=ns, thread_id=thread_id)
+        await store.put(row)
+        return row
+
+    async def _branched(self, store: Store, base: CheckpointRow | None = None) -> Graft:
+        base = base or await self._stored(store, "1")
+        row = self._alias(base)
+        graft = Graft([row], [_base(base)], writes={row.key: [_write()]}, branch=_branch())
+        assert await store.graft(graft) == PutResult.STORED
+        return graft
+
+    def _alias(
+        self,
+        row: CheckpointRow,
+        thread_id: str = BRANCH,
+        reach: Sequence[Span] = (),
+        parts: tuple[bytes, ...] = (),
+    ) -> CheckpointRow:
+        key = row.key._replace(thread_id=thread_id)
+        return _row("1")._replace(key=key, body=b"alias", rev=7, reach=tuple(reach), parts=parts)
+
+    async def _revise(self, store: Store, **change: object) -> None:
+        await store.revise("t", lambda _: Change(**change))  # type: ignore[arg-type]
+
+
+class _FamilyTests(_FamilyBase):
     # --- graft -------------------------------------------------------------------------------------
 
     async def test_a_graft_adds_rows_and_writes(self, store: Store) -> None:
@@ -489,35 +518,6 @@ class _FamilyTests(_StoreBase):
         results = await asyncio.gather(*(store.put(row) for row in rows), return_exceptions=True)
         assert isinstance(results[0], EntangledError)
         assert results[1:] == [PutResult.STORED] * 20
-
-    # --- helpers -----------------------------------------------------------------------------------
-
-    async def _stored(
-        self, store: Store, checkpoint_id: str, *, ns: str = "", thread_id: str = "t"
-    ) -> CheckpointRow:
-        row = _row(checkpoint_id, ns=ns, thread_id=thread_id)
-        await store.put(row)
-        return row
-
-    async def _branched(self, store: Store, base: CheckpointRow | None = None) -> Graft:
-        base = base or await self._stored(store, "1")
-        row = self._alias(base)
-        graft = Graft([row], [_base(base)], writes={row.key: [_write()]}, branch=_branch())
-        assert await store.graft(graft) == PutResult.STORED
-        return graft
-
-    def _alias(
-        self,
-        row: CheckpointRow,
-        thread_id: str = BRANCH,
-        reach: Sequence[Span] = (),
-        parts: tuple[bytes, ...] = (),
-    ) -> CheckpointRow:
-        key = row.key._replace(thread_id=thread_id)
-        return _row("1")._replace(key=key, body=b"alias", rev=7, reach=tuple(reach), parts=parts)
-
-    async def _revise(self, store: Store, **change: object) -> None:
-        await store.revise("t", lambda _: Change(**change))  # type: ignore[arg-type]
 
 
 class FamilyContract(_FamilyTests):

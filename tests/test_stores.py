@@ -26,6 +26,7 @@ from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing,
 from langgraph_harness_saver.testing_events import EventContract
 from langgraph_harness_saver.testing_families import FamilyContract
 from langgraph_harness_saver.testing_keeping import KeepingContract
+from langgraph_harness_saver.testing_looks import LookContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-class TestPostgres(StoreContract, FamilyContract, EventContract, KeepingContract):
+class TestPostgres(StoreContract, FamilyContract, LookContract, EventContract, KeepingContract):
     @pytest.fixture(params=["postgres", "postgres-oldest"])
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.server_of(request.param, request)
@@ -118,7 +119,7 @@ class TestPostgres(StoreContract, FamilyContract, EventContract, KeepingContract
         return PostgresStore(self.url)
 
 
-class TestRedis(StoreContract, FamilyContract, EventContract, KeepingContract):
+class TestRedis(StoreContract, FamilyContract, LookContract, EventContract, KeepingContract):
     @pytest.fixture(params=REDIS_KINDS)
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.redis_of(request.param, request)
@@ -140,7 +141,7 @@ class TestRedis(StoreContract, FamilyContract, EventContract, KeepingContract):
         return RedisStore(self.url)
 
 
-class TestStores(StoreContract, FamilyContract, EventContract, KeepingContract):
+class TestStores(StoreContract, FamilyContract, LookContract, EventContract, KeepingContract):
     @pytest.fixture
     def store(self, kind: str, tmp_path: Path) -> Iterator[Store]:
         self.kind = kind

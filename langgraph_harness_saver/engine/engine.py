@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from langgraph.checkpoint.base import CheckpointTuple
@@ -89,23 +89,16 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         limit, offset = page(limit, offset)
         if filter is not None and not isinstance(filter, Mapping):
             raise InvalidConfigError(f'a filter is a dict such as {{"source": "loop"}}, not {filter!r}')
-        found: list[SnapshotMetadata] = []
-        seen: set[str] = set()
-        async for entry in self._lines.newest_first(None):
-            if len(found) == (limit or 0) and limit is not None:
+        await self._core.store.open()
+        wanted = None if limit is None else offset + limit
+        heads: list[Entry] = []
+        async for entries in self._lines.heads(wanted if filter is None else None):
+            heads += [e for e in entries if filter is None or contains(self._lines.metadata(e), filter)]
+            if wanted is not None and len(heads) >= wanted:
                 break
-            thread_id = entry.row.key.thread_id
-            if thread_id in seen:
-                continue
-            seen.add(thread_id)
-            if filter is not None and not contains(self._lines.metadata(entry), filter):
-                continue
-            if offset:
-                offset -= 1
-                continue
-            [item] = await self._lines.items([entry], await self._tags(thread_id))
-            found.append(_metadata(item))
-        return found
+        shown = heads[offset:wanted]
+        tags = await self._tags(*(entry.row.key.thread_id for entry in shown))
+        return [_metadata(item) for item in await self._lines.items(shown, tags)]
 
     async def list_checkpoints(
         self, thread_id: str, limit: int | None = None, offset: int = 0
@@ -113,7 +106,9 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         """Return a thread's root checkpoints, newest first."""
         thread_id = thread_name(thread_id)
         limit, offset = page(limit, offset)
-        entries = [entry async for entry in _taken(self._lines.newest_first(thread_id), limit, offset)]
+        await self._core.store.open()
+        [keys] = await self._lines.keys([thread_id], None if limit is None else offset + limit)
+        entries = await self._lines.read(keys[offset:])
         return [_metadata(item) for item in await self._lines.items(entries, await self._tags(thread_id))]
 
     async def list_time_travel_points(
@@ -124,15 +119,20 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         `before` is a checkpoint_id: only those that come before it on the line.
         """
         limit, _ = page(limit)
+        await self._core.store.open()
         thread_id = thread_name(thread_id)
-        line = await self._line_if_any(thread_id)
-        heads = [entry.row.key for entry in line[:1]]
-        if before is not None:
-            ids = [entry.row.key.checkpoint_id for entry in line]
-            if before not in ids:
-                raise CheckpointNotFoundError(f"{before!r} is not on the line of thread {thread_id!r}'s head")
-            line = line[ids.index(before) + 1 :]
-        return await self._lines.items(line[:limit], await self._tags(thread_id), heads)
+        is_past = before is None
+        found: list[Entry] = []
+        async for entry in self._lines.down(thread_id):
+            if is_past:
+                if len(found) == limit:
+                    break
+                found.append(entry)
+            is_past = is_past or entry.row.key.checkpoint_id == before
+        if not is_past:
+            raise CheckpointNotFoundError(f"{before!r} is not on the line of thread {thread_id!r}'s head")
+        heads = [entry.row.key for entry in found[:1]] if before is None else []
+        return await self._lines.items(found, await self._tags(thread_id), heads)
 
     async def diff(
         self, a: str, b: str, thread_id: str | None = None, other_thread_id: str | None = None
@@ -205,7 +205,8 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
     ) -> TimeTravelResult | None:
         """Rewind to the nearest checkpoint at or below a step on the current line; None if there is none."""
         step = whole_number(step, "step")
-        for entry in await self._line_if_any(thread_id):
+        await self._core.store.open()
+        async for entry in self._lines.down(thread_name(thread_id)):
             if self._lines.metadata(entry).get("step", step + 1) <= step:
                 return await self.rewind(entry.row.key.checkpoint_id, thread_id, discard_later=discard_later)
         return None
@@ -394,24 +395,22 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         """
         thread_id = thread_name(thread_id)
         limit, _ = page(limit, least=1)
+        await self._core.store.open()
         records = await self.list_branches(thread_id) if branches else []
-        entries: list[Entry] = []
-        tags: dict[CheckpointKey, list[str]] = {}
-        for one in (thread_id, *(record.thread_id for record in records)):
-            entries += [entry async for entry in self._lines.newest_first(one)]
-            tags.update(await self._tags(one))
-        entries.sort(key=_cursor, reverse=True)
-        heads = {entry.row.key.thread_id: entry.row.key for entry in reversed(entries)}
-        older = [e for e in entries if before is None or _cursor(e) < before]
+        names = [thread_id, *(record.thread_id for record in records)]
+        lines = await self._lines.keys(names)
+        keys = sorted(chain.from_iterable(lines), key=_cursor, reverse=True)
+        older = keys if before is None else [key for key in keys if _cursor(key) < before]
         shown = older if limit is None else older[:limit]
-        items = await self._lines.items(shown, tags, set(heads.values()))
+        heads = {line[0] for line in lines if line}
+        items = await self._lines.items(await self._lines.read(shown), await self._tags(*names), heads)
         events = await self._event_lists.shown(item.key for item in items)
         return build_tree(
             thread_id,
-            [item._replace(events=tuple(events.get(item.key, ()))) for item in items],
+            [item._replace(events=tuple(events.get(item.key, ()))) for item in items] if events else items,
             branches=records,
-            heads=heads.values(),
-            total=len(entries),
+            heads=heads,
+            total=len(keys),
             next_page=_cursor(shown[-1]) if len(shown) < len(older) else None,
         )
 
@@ -464,15 +463,9 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         await self._core.store.open()
         return await self._lines.to_head(thread_name(thread_id))
 
-    async def _line_if_any(self, thread_id: str) -> list[Entry]:
-        try:
-            return await self._line(thread_id)
-        except CheckpointNotFoundError:
-            return []
-
-    async def _tags(self, thread_id: str) -> dict[CheckpointKey, list[str]]:
+    async def _tags(self, *thread_ids: str) -> dict[CheckpointKey, list[str]]:
         found: dict[CheckpointKey, list[str]] = {}
-        for tag in await self._core.store.tags(thread_id):
+        for tag in await self._core.store.tags(*thread_ids):
             found.setdefault(tag.key, []).append(tag.name)
         return found
 
@@ -544,19 +537,9 @@ def _version(stored: Stored, channel: str) -> Any:
     return stored.image.header.versions.get(channel)
 
 
-def _cursor(entry: Entry) -> str:
+def _cursor(key: CheckpointKey) -> str:
     # Ties are of branches' first checkpoints.
-    return f"{entry.row.key.checkpoint_id}\x00{entry.row.key.thread_id}"
-
-
-async def _taken(entries: Any, limit: int | None, offset: int) -> Any:
-    number = 0
-    async for entry in entries:
-        if limit is not None and number >= offset + limit:
-            return
-        if number >= offset:
-            yield entry
-        number += 1
+    return f"{key.checkpoint_id}\x00{key.thread_id}"
 
 
 def _metadata(item: TreeItem) -> SnapshotMetadata:

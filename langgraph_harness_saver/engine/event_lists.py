@@ -36,9 +36,10 @@ class EventLists:
         by_thread: dict[str, set[str]] = {}
         for key in keys:
             by_thread.setdefault(key.thread_id, set()).add(key.checkpoint_id)
+        await self._core.settle()
         found: dict[CheckpointKey, list[Event]] = {}
-        for thread_id, ids in by_thread.items():
-            for event in self._decoded(await self._core.events(thread_id, ids, bare=True)):
+        for thread_id in await self._core.store.eventful(by_thread):
+            for event in self._decoded(await self._core.events(thread_id, by_thread[thread_id], bare=True)):
                 found.setdefault(CheckpointKey(thread_id, "", event.root_checkpoint_id), []).append(event)
         return found
 

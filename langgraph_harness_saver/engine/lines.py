@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from langgraph.checkpoint.base import WRITES_IDX_MAP
 from langgraph.checkpoint.serde.types import INTERRUPT
 
-from langgraph_harness_saver.channels import TASKS, is_routing
+from langgraph_harness_saver.channels import TASKS
 from langgraph_harness_saver.core import Core, Stored
+from langgraph_harness_saver.engine.glance import AT_ONCE, Glance, Glances
 from langgraph_harness_saver.engine.routing import interrupts, next_nodes
 from langgraph_harness_saver.engine.tree import TreeItem
-from langgraph_harness_saver.errors import CheckpointNotFoundError, CorruptCheckpointError
-from langgraph_harness_saver.header import Header
-from langgraph_harness_saver.reader import Reader
-from langgraph_harness_saver.rows import CheckpointKey, Entry, Page, Query
+from langgraph_harness_saver.errors import CheckpointNotFoundError
+from langgraph_harness_saver.rows import CheckpointKey, Entry, Kind, Query
 from langgraph_harness_saver.stores.base import all_known
 from langgraph_harness_saver.travel import Travel
 
 PAGE = 500
+HEADS_PAGE = 4096
+"""How many keys are looked at together for threads."""
+ASKS = WRITES_IDX_MAP[INTERRUPT]
 
 
 class Lines:
@@ -51,17 +54,52 @@ class Lines:
         while (entry := await walk.next()) is not None:
             yield entry
 
+    async def down(self, thread_id: str) -> AsyncIterator[Entry]:
+        """Yield a thread's head and its ancestors, newest first."""
+        [keys] = await self.keys([thread_id], 1)
+        for head in keys:
+            async for entry in self.ancestry(head):
+                yield entry
+
     async def to_head(self, thread_id: str) -> list[Entry]:
         """Return a thread's head and its ancestors, newest first.
 
         Raises:
             CheckpointNotFoundError: The thread has no checkpoint.
         """
-        async for head in self.newest_first(thread_id):
-            return [entry async for entry in self.ancestry(head.row.key)]
-        raise CheckpointNotFoundError(
-            f"thread {thread_id!r} has no checkpoint; list_threads() names the threads that there are"
-        )
+        line = [entry async for entry in self.down(thread_id)]
+        if not line:
+            raise CheckpointNotFoundError(
+                f"thread {thread_id!r} has no checkpoint; list_threads() names the threads that there are"
+            )
+        return line
+
+    async def keys(self, thread_ids: Sequence[str], size: int | None = None) -> list[list[CheckpointKey]]:
+        """Return the live root checkpoints of each of a family's threads, or the newest `size`."""
+        found = await self._core.store.lines(thread_ids, size)
+        return [[CheckpointKey(name, "", one) for one in found.get(name, ())] for name in thread_ids]
+
+    async def read(self, keys: Collection[CheckpointKey]) -> list[Entry]:
+        """Return those of some live checkpoints that are still there, in this order."""
+        found = {entry.row.key: entry for entry in await self._core.store.rows(keys)}
+        return [found[key] for key in keys if key in found and found[key].row.kind == Kind.LIVE]
+
+    async def heads(self, wanted: int | None) -> AsyncIterator[list[Entry]]:
+        """Yield the head of each thread, newest first, some at a time: about so many as are wanted."""
+        seen: set[str] = set()
+        after: CheckpointKey | None = None
+        size = HEADS_PAGE if wanted is None else min(max(wanted, PAGE), HEADS_PAGE)
+        while True:
+            keys = await self._core.store.newest(after, size)
+            heads: dict[str, CheckpointKey] = {}
+            for key in keys:
+                if key.thread_id not in seen:
+                    heads.setdefault(key.thread_id, key)
+            seen |= heads.keys()
+            yield await self.read(list(heads.values())[:wanted])
+            if len(keys) < size:
+                return
+            after, size = keys[-1], HEADS_PAGE
 
     def metadata(self, entry: Entry) -> dict[str, Any]:
         """Return a checkpoint's metadata."""
@@ -78,72 +116,37 @@ class Lines:
         Of `heads` it tells what is left to run, of others what ran, as `graph.get_state` does; without
         `heads` nothing of the kind.
         """
-        bodies = {entry.row.key: entry.row.body for entry in entries}
+        glances = Glances(self._core, entries)
         found: list[TreeItem] = []
         # Oldest first: each header is what differs from the one before.
-        for number, entry in enumerate(reversed(entries)):
-            if number % PAGE == 0:
-                # One that remembers all of them would keep the garbage collector busy.
-                reader = Reader(self._core.codec, Page((), bodies))
-            found.append(await self._item(reader, entry, tuple(tags.get(entry.row.key, ())), heads))
+        for start in range(0, len(entries), AT_ONCE):
+            some = entries[::-1][start : start + AT_ONCE]
+            keys = [entry.row.key for entry in some]
+            seen = await (glances.times(keys) if heads is None else glances.routes(keys))
+            for entry, glance in zip(some, seen, strict=True):
+                item = self._item(entry, glance, tuple(tags.get(entry.row.key, ())))
+                found.append(item if heads is None else self._routed(item, entry, glance, heads))
         return found[::-1]
 
-    async def _item(
-        self, reader: Reader, entry: Entry, tags: tuple[str, ...], heads: Collection[CheckpointKey] | None
-    ) -> TreeItem:
+    def _item(self, entry: Entry, glance: Glance, tags: tuple[str, ...]) -> TreeItem:
         row = entry.row
-        if heads is None:
-            time = await self._time(reader, row.key)
-            return TreeItem(*row.key, row.parent_id, self.metadata(entry), time, tags=tags)
-        header, values = await self._header(reader, entry)
-        item = TreeItem(*row.key, row.parent_id, self.metadata(entry), header.ts, tags=tags)
-        live = row.key in heads
-        writes = self._writes(entry)
-        checkpoint = {
-            "id": row.key.checkpoint_id,
-            "channel_values": values,
-            "channel_versions": header.versions,
-            "versions_seen": header.seen,
-        }
+        return TreeItem(*row.key, row.parent_id, self.metadata(entry), glance.time, tags=tags)
+
+    def _routed(
+        self, item: TreeItem, entry: Entry, glance: Glance, heads: Collection[CheckpointKey]
+    ) -> TreeItem:
+        live = entry.row.key in heads
+        asks = any(write.call == ASKS for write in entry.writes)
+        writes = self._writes(entry) if live or asks else ()
         runs = next_nodes(
-            checkpoint,
+            glance.routes,
             writes if live else (),
-            checkpoint_ns=row.key.checkpoint_ns,
-            step=item.metadata.get("step"),
+            checkpoint_ns=item.checkpoint_ns,
+            # Only of tasks that may have finished it takes their ids, which are made of it.
+            step=item.metadata.get("step") if live else None,
             task_paths={write.task_id: write.task_path for write in entry.writes},
         )
-        asks = tuple(interrupt.id for interrupt in interrupts(writes, live=live))
-        return item._replace(next=runs, interrupts=asks)
-
-    async def _time(self, reader: Reader, key: CheckpointKey) -> Any:
-        try:
-            return reader.time(key)
-        except CorruptCheckpointError:
-            # It is a copy of what is not among these.
-            return (await self._stored(key)).image.header.ts
-
-    async def _header(self, reader: Reader, entry: Entry) -> tuple[Header, dict[str, Any]]:
-        """Return a header, and the names of the channels with the values of those that route."""
-        key = entry.row.key
-        try:
-            header, refs = reader.header(reader.head(key))
-            names = list(refs)
-            wanted = {c: ref for c, ref in refs.items() if is_routing(c)}
-            blobs = {channel: reader.blob(ref) for channel, ref in wanted.items()}
-        except (CorruptCheckpointError, KeyError):
-            # What it leans on is not among these.
-            stored = await self._stored(key)
-            header, names = stored.image.header, list(stored.image.blobs)
-            blobs = {c: blob for c, blob in stored.image.blobs.items() if is_routing(c)}
-        values: dict[str, Any] = dict.fromkeys(names)
-        values.update((c, self._core.codec.value(blob, c, key.thread_id)) for c, blob in blobs.items())
-        return header, values
-
-    async def _stored(self, key: CheckpointKey) -> Stored:
-        stored = await self._core.get(*key)
-        if stored is None:
-            raise CheckpointNotFoundError(f"{key} has just been deleted; list again")
-        return stored
+        return item._replace(next=runs, interrupts=tuple(i.id for i in interrupts(writes, live=live)))
 
     def writers(self, entry: Entry, stored: Stored, channel: str) -> tuple[str, ...]:
         """Return the nodes that ran on a checkpoint and wrote to a channel, as their tasks' paths name."""

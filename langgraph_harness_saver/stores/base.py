@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from langgraph_harness_saver.rows import (
@@ -14,6 +14,7 @@ from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
+    Entry,
     EventRow,
     Family,
     Graft,
@@ -226,8 +227,35 @@ class Store(ABC):
         """Take a name away; False if there is none such."""
 
     @abstractmethod
-    async def tags(self, thread_id: str) -> Sequence[Tag]:
-        """Return a thread's tags, by name."""
+    async def tags(self, *thread_ids: str) -> Sequence[Tag]:
+        """Return the tags of threads: one thread's by name, after those of the threads before it."""
+
+    @abstractmethod
+    async def lines(
+        self, thread_ids: Collection[str], size: int | None = None
+    ) -> Mapping[str, Sequence[str]]:
+        """Return the ids of live root checkpoints by thread, newest first; of each the newest `size`.
+
+        The threads are of one family. Those that have none may be left out.
+        """
+
+    @abstractmethod
+    async def newest(self, after: CheckpointKey | None, size: int) -> Sequence[CheckpointKey]:
+        """Return the next `size` live root checkpoints of all threads, in the order of `Query`.
+
+        `after` is the last of those before; one that has gone meanwhile will do.
+        """
+
+    @abstractmethod
+    async def rows(self, keys: Collection[CheckpointKey]) -> Sequence[Entry]:
+        """Return those of some rows that are there, in any order, with their writes, but without any part.
+
+        Hidden rows as well, and rows of threads that have expired. `reach` and `parts` may be empty.
+        """
+
+    @abstractmethod
+    async def eventful(self, thread_ids: Collection[str]) -> Collection[str]:
+        """Return which of these threads have events."""
 
     @abstractmethod
     async def add_events(self, events: Sequence[EventRow]) -> None:

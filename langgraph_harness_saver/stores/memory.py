@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
+from heapq import merge, nsmallest
+from itertools import islice
 from typing import ClassVar, Literal
 
 from langgraph_harness_saver.errors import (
@@ -343,10 +344,45 @@ class MemoryStore(Store, Forkable):
             thread = self._thread(thread_id)
             return thread is not None and thread.tags.pop(name, None) is not None
 
-    async def tags(self, thread_id: str) -> Sequence[Tag]:
+    async def tags(self, *thread_ids: str) -> Sequence[Tag]:
         with self._lock:
-            thread = self._thread(thread_id)
-            return [Tag(name, key) for name, key in sorted(thread.tags.items())] if thread else []
+            threads = [thread for name in thread_ids if (thread := self._thread(name))]
+            return [Tag(name, key) for thread in threads for name, key in sorted(thread.tags.items())]
+
+    async def lines(
+        self, thread_ids: Collection[str], size: int | None = None
+    ) -> Mapping[str, Sequence[str]]:
+        with self._lock:
+            found = {}
+            for name in thread_ids:
+                thread = self._thread(name)
+                line = thread.lines.get("") if thread else None
+                if line is not None:
+                    found[name] = line.live[: -size - 1 : -1] if size is not None else line.live[::-1]
+            return found
+
+    async def newest(self, after: CheckpointKey | None, size: int) -> Sequence[CheckpointKey]:
+        with self._lock:
+            query = Query(None, "", after=after)
+            threads = [thread for name in sorted(self._threads) if (thread := self._thread(name))]
+            lines = [self._newest_first(t.lines[""], query) for t in threads if "" in t.lines]
+            # Of equal ids the first thread's comes first.
+            rows = merge(*lines, key=lambda row: row.key.checkpoint_id, reverse=True)
+            return [row.key for row in islice(rows, size)]
+
+    async def rows(self, keys: Collection[CheckpointKey]) -> Sequence[Entry]:
+        with self._lock:
+            found = []
+            for key in keys:
+                thread = self._threads.get(key.thread_id)
+                row = thread.row(key) if thread else None
+                if thread is not None and row is not None:
+                    found.append(Entry(row, tuple(thread.writes.get(key[1:], {}).values())))
+            return found
+
+    async def eventful(self, thread_ids: Collection[str]) -> Collection[str]:
+        with self._lock:
+            return {name for name in thread_ids if (thread := self._thread(name)) and thread.events}
 
     async def add_events(self, events: Sequence[EventRow]) -> None:
         with self._lock:

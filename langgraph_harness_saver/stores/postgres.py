@@ -54,6 +54,7 @@ from langgraph_harness_saver.stores.postgres_rows import (
     EVENT_COLUMNS,
     LEAVING_COLUMNS,
     WRITE_COLUMNS,
+    bare_row,
     branch_of,
     branch_values,
     columns,
@@ -82,6 +83,8 @@ LAST = b"\xff"
 
 SCAN_ROWS = 256
 """How many rows are looked at together, at most, where SQL can't tell which of them match."""
+ROWS_AT_ONCE = 2000
+"""How many rows are asked for by their keys in one statement."""
 REVISIONS = 100
 """How often a revision is begun anew because what it would insert has come up meanwhile."""
 SWEEP_BATCH = 50
@@ -493,10 +496,47 @@ class PostgresStore(Store):
         values = (thread_key(thread_id), None if since is None else id_key(since))
         return [decode(row[0]) for row in await self._fetch("namespaces", self.clock(), *values)]
 
-    async def tags(self, thread_id: str) -> Sequence[Tag]:
+    async def tags(self, *thread_ids: str) -> Sequence[Tag]:
         await self.open()
-        rows = await self._fetch("tags", self.clock(), thread_key(thread_id))
-        return [Tag(decode(row["name"]), stored_key(row, thread_id)) for row in rows]
+        rows = await self._fetch("tags", self.clock(), list(map(thread_key, thread_ids)))
+        return [Tag(decode(row["name"]), stored_key(row, thread_ids[row["n"] - 1])) for row in rows]
+
+    async def lines(
+        self, thread_ids: Collection[str], size: int | None = None
+    ) -> Mapping[str, Sequence[str]]:
+        await self.open()
+        found: dict[str, list[str]] = {name: [] for name in thread_ids}
+        ids = list(found.values())
+        for number, id_ in await self._fetch("lines", self.clock(), list(map(thread_key, found)), size):
+            ids[number - 1].append(id_of_key(id_))
+        return found
+
+    async def newest(self, after: CheckpointKey | None, size: int) -> Sequence[CheckpointKey]:
+        await self.open()
+        last = (LAST, b"") if after is None else (id_key(after.checkpoint_id), encode(after.thread_id))
+        rows = await self._fetch("newest", self.clock(), *last, size)
+        return [CheckpointKey(decode(name), "", id_of_key(id_)) for name, id_ in rows]
+
+    async def rows(self, keys: Collection[CheckpointKey]) -> Sequence[Entry]:
+        await self.open()
+        found = []
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            some = list(keys)[start : start + ROWS_AT_ONCE]
+            places = columns([key_values(key) for key in some], 3)
+            writes: dict[int, list[WriteRow]] = {}
+            for item in await self._fetch("writes_of_rows", *places):
+                write = write_of(item, item["call"], item["task_id"], item["task_path"])
+                writes.setdefault(item["n"], []).append(write)
+            for item in await self._fetch("some_rows", *places):
+                row = bare_row(item, some[item["n"] - 1])
+                found.append(Entry(row, tuple(writes.get(item["n"], ()))))
+        return found
+
+    async def eventful(self, thread_ids: Collection[str]) -> Collection[str]:
+        await self.open()
+        names = list(thread_ids)
+        rows = await self._fetch("eventful", self.clock(), list(map(thread_key, names)))
+        return {names[row[0] - 1] for row in rows}
 
     async def entangled(self) -> Sequence[str]:
         await self.open()

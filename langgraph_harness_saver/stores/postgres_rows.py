@@ -268,6 +268,20 @@ def _row(item: Mapping[str, Any], key: CheckpointKey) -> CheckpointRow:
     return _made(item, key, item["number"], item["note"])
 
 
+def bare_row(item: Mapping[str, Any], key: CheckpointKey) -> CheckpointRow:
+    """Return a row without what tells what reading it takes."""
+    parent_id, run_id = item["parent_id"], item["run_id"]
+    return CheckpointRow(
+        key,
+        None if parent_id is None else id_of_key(parent_id),
+        item["body"],
+        item["metadata"],
+        item["rev"],
+        run_id=None if run_id is None else id_of_key(run_id),
+        kind=Kind(item["kind"]),
+    )
+
+
 def _made(item: Mapping[str, Any], key: CheckpointKey, rev: int, metadata: bytes | None) -> CheckpointRow:
     parent_id, run_id = item["parent_id"], item["run_id"]
     return CheckpointRow(

@@ -29,6 +29,7 @@ from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
+    Entry,
     EventRow,
     Family,
     Graft,
@@ -52,6 +53,7 @@ from langgraph_harness_saver.stores.lua import SCRIPTS
 from langgraph_harness_saver.stores.opening import Opening, Queues
 from langgraph_harness_saver.stores.parts import LazyParts, run_plan
 from langgraph_harness_saver.stores.redis_errors import is_lost
+from langgraph_harness_saver.stores.redis_families import Families
 from langgraph_harness_saver.stores.redis_homes import Facts, Homes, Trail, away, is_elsewhere
 from langgraph_harness_saver.stores.redis_index import Index, Named
 from langgraph_harness_saver.stores.redis_rows import (
@@ -87,7 +89,7 @@ from langgraph_harness_saver.stores.redis_rows import (
     version_spot,
     write_forms,
 )
-from langgraph_harness_saver.stores.redis_scan import ALL, ROWS, Scanner
+from langgraph_harness_saver.stores.redis_scan import ALL, HEAD, ROWS, Scanner
 from langgraph_harness_saver.stores.redis_url import RedisTarget, target_of
 from langgraph_harness_saver.stores.redis_wires import Command, Reply, Wire, Wires, call, command
 
@@ -196,6 +198,7 @@ class RedisStore(Store):
         self._queues: Queues[_Job] = Queues(self._flush, self._wires.lane)
         self._opening = Opening(lambda: self._wires.run(self._set_up))
         self._homes = Homes(self.prefix, self._ask)
+        self._families = Families(self._homes)
         self._index = Index(self.prefix, self._ask, self._homes, self._new_stamp)
         self._scanner = Scanner(self._index, lambda: self._times()[0])
         # What a walk over all threads goes on from: the indexes are by checkpoints.
@@ -1011,12 +1014,28 @@ class RedisStore(Store):
 
         return bool(await self._submit_home(thread_id, job))
 
-    async def tags(self, thread_id: str) -> Sequence[Tag]:
+    async def tags(self, *thread_ids: str) -> Sequence[Tag]:
         await self.open()
-        home, meta = await self._homes.facts(thread_id)
-        if thread_id in read_expired(meta, home.family, self.clock()):
-            return []
-        return read_tags(meta, home.family, thread_id)
+        return await self._families.tags(thread_ids, self.clock())
+
+    async def lines(
+        self, thread_ids: Collection[str], size: int | None = None
+    ) -> Mapping[str, Sequence[str]]:
+        await self.open()
+        return await self._families.lines(thread_ids, size, self._times()[0])
+
+    async def newest(self, after: CheckpointKey | None, size: int) -> Sequence[CheckpointKey]:
+        await self.open()
+        page = await self._scanner.scan(Query(None, "", after=after), size, HEAD)
+        return [entry.row.key for entry in page.entries]
+
+    async def rows(self, keys: Collection[CheckpointKey]) -> Sequence[Entry]:
+        await self.open()
+        return await self._families.rows(keys)
+
+    async def eventful(self, thread_ids: Collection[str]) -> Collection[str]:
+        await self.open()
+        return await self._families.eventful(thread_ids, self._times()[0])
 
     async def entangled(self) -> Sequence[str]:
         await self.open()

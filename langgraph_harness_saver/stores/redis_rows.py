@@ -520,6 +520,15 @@ def read_id(form: bytes) -> str:
     return _read_id(form, 0)[0]
 
 
+def read_ids(forms: bytes) -> list[str]:
+    """Return the ids whose forms stand one after the other."""
+    found, at = [], 0
+    while at < len(forms):
+        text, at = _read_id(forms, at)
+        found.append(text)
+    return found
+
+
 def space_form(key: CheckpointKey, family: str) -> bytes:
     """Return where a checkpoint of another namespace than the root's stands in SPACES."""
     thread = thread_form(family, key.thread_id)

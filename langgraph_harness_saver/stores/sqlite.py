@@ -51,10 +51,12 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     branches_of,
     check_head,
     drop_writes,
+    entries_of,
     events_of,
     find,
     key_of,
     leave,
+    line_of,
     nodes_of,
     place_or_stub,
     put_write,
@@ -489,9 +491,49 @@ class SQLiteStore(Store):
 
         return await self._file.write(work)
 
-    async def tags(self, thread_id: str) -> Sequence[Tag]:
+    async def tags(self, *thread_ids: str) -> Sequence[Tag]:
         def work(connection: sqlite3.Connection) -> Sequence[Tag]:
-            return tags_of(connection, thread_id, self._thread(connection, thread_id))
+            threads = self._threads(connection, thread_ids).items()
+            return [tag for name, thread in threads for tag in tags_of(connection, name, thread)]
+
+        return await self._file.read(work)
+
+    async def lines(
+        self, thread_ids: Collection[str], size: int | None = None
+    ) -> Mapping[str, Sequence[str]]:
+        def work(connection: sqlite3.Connection) -> Mapping[str, Sequence[str]]:
+            threads = self._threads(connection, thread_ids).items()
+            return {name: line_of(connection, thread, size) for name, thread in threads}
+
+        return await self._file.read(work)
+
+    async def newest(self, after: CheckpointKey | None, size: int) -> Sequence[CheckpointKey]:
+        def work(connection: sqlite3.Connection) -> Sequence[CheckpointKey]:
+            last = (b"\xff", b"") if after is None else (id_key(after.checkpoint_id), encode(after.thread_id))
+            found = connection.execute(SQL["newest"], (*last, self.clock(), size))
+            return [CheckpointKey(decode(name), "", id_of_key(id_)) for name, id_ in found]
+
+        return await self._file.read(work)
+
+    async def rows(self, keys: Collection[CheckpointKey]) -> Sequence[Entry]:
+        def work(connection: sqlite3.Connection) -> Sequence[Entry]:
+            lines: dict[tuple[str, str], list[str]] = {}
+            for key in keys:
+                lines.setdefault(key[:2], []).append(key.checkpoint_id)
+            return [
+                entry
+                for line, ids in lines.items()
+                for entry in entries_of(
+                    connection, line, self._thread(connection, line[0], expired=True), ids
+                )
+            ]
+
+        return await self._file.read(work)
+
+    async def eventful(self, thread_ids: Collection[str]) -> Collection[str]:
+        def work(connection: sqlite3.Connection) -> Collection[str]:
+            threads = self._threads(connection, thread_ids).items()
+            return {n for n, thread in threads if connection.execute(SQL["has_events"], (thread,)).fetchone()}
 
         return await self._file.read(work)
 
@@ -580,6 +622,11 @@ class SQLiteStore(Store):
         if found is None or (not expired and found[1] is not None and found[1] <= self.clock()):
             return None
         return int(found[0])
+
+    def _threads(self, connection: sqlite3.Connection, thread_ids: Collection[str]) -> dict[str, int]:
+        """Return the numbers of those threads that are there."""
+        found = ((name, self._thread(connection, name)) for name in thread_ids)
+        return {name: thread for name, thread in found if thread is not None}
 
     def _enter(self, connection: sqlite3.Connection, thread_id: str, thread: int | None) -> int:
         """Return the number of a thread that is written to, which renews it."""

@@ -15,6 +15,7 @@ from langgraph_harness_saver.rows import (
     Branch,
     CheckpointKey,
     CheckpointRow,
+    Entry,
     EventRow,
     Kind,
     Leaving,
@@ -32,6 +33,9 @@ STUB = 3
 """The kind of a row that only writes have named so far."""
 WRITE_BITS = 20
 """A write's number is its checkpoint's, shifted by so much, and a running one: no index is needed."""
+
+ROWS_AT_ONCE = 500
+"""How many rows one statement asks for: SQLite takes 999 values at least."""
 
 Place = tuple[int, int, int]
 """Number, kind and rev of a checkpoint row."""
@@ -211,13 +215,45 @@ def tags_of(connection: sqlite3.Connection, thread_id: str, thread: int | None) 
     ]
 
 
+def line_of(connection: sqlite3.Connection, thread: int, size: int | None) -> list[str]:
+    """Return the ids of a thread's live root checkpoints, newest first; `size`: see `Store.lines`."""
+    found = connection.execute(SQL["line"], (thread, -1 if size is None else size))
+    return [id_of_key(id_) for (id_,) in found]
+
+
+def entries_of(
+    connection: sqlite3.Connection, line: tuple[str, str], thread: int | None, ids: Sequence[str]
+) -> Iterator[Entry]:
+    """Yield those of a line's rows that are there, with their writes; see `Store.rows`."""
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        some = [id_key(one) for one in ids[start : start + ROWS_AT_ONCE]]
+        marks, place = ", ".join("?" * len(some)), (thread, encode(line[1]), *some)
+        writes: dict[int, list[WriteRow]] = {}
+        for number, *write in connection.execute(SQL["writes_of_rows"].replace("{ids}", marks), place):
+            writes.setdefault(number, []).append(_write_of(*write))
+        for number, id_, parent_id, run_id, rev, kind, metadata, body in connection.execute(
+            SQL["rows"].replace("{ids}", marks), place
+        ):
+            row = CheckpointRow(
+                CheckpointKey(*line, id_of_key(id_)),
+                None if parent_id is None else id_of_key(parent_id),
+                body,
+                metadata,
+                rev,
+                run_id=None if run_id is None else id_of_key(run_id),
+                kind=Kind(kind),
+            )
+            yield Entry(row, tuple(writes.get(number, ())))
+
+
 def writes_of(connection: sqlite3.Connection, number: int) -> tuple[WriteRow, ...]:
     """Return the writes of a checkpoint in order of arrival."""
     places = (number << WRITE_BITS, (number + 1 << WRITE_BITS) - 1)
-    return tuple(
-        WriteRow(id_of_key(task_id), decode(path or b""), call, body, split_parts(parts))
-        for task_id, path, call, body, parts in connection.execute(SQL["writes"], places)
-    )
+    return tuple(_write_of(*write) for write in connection.execute(SQL["writes"], places))
+
+
+def _write_of(task_id: bytes, path: bytes | None, call: int, body: bytes, parts: bytes | None) -> WriteRow:
+    return WriteRow(id_of_key(task_id), decode(path or b""), call, body, split_parts(parts))
 
 
 def stamp_of(connection: sqlite3.Connection, number: int) -> str:

@@ -122,10 +122,45 @@ WHERE t.thread = $2::text::uuid AND t.name = $3
 RETURNING 1
 
 -- name: tags
-SELECT name, checkpoint_ns, checkpoint_id FROM {schema}.harness_tag t
-WHERE t.thread = $2::text::uuid
-  AND NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
-ORDER BY name
+SELECT u.n, t.name, t.checkpoint_ns, t.checkpoint_id
+FROM unnest($2::text[]) WITH ORDINALITY AS u(thread, n) JOIN {schema}.harness_tag t ON t.thread = u.thread::uuid
+WHERE NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
+ORDER BY u.n, t.name
+
+-- name: lines
+SELECT u.n, c.checkpoint_id
+FROM unnest($2::text[]) WITH ORDINALITY AS u(thread, n)
+CROSS JOIN LATERAL (
+  SELECT checkpoint_id FROM {schema}.harness_checkpoint
+  WHERE thread = u.thread::uuid AND checkpoint_ns = '' AND kind = 0 ORDER BY checkpoint_id DESC LIMIT $3
+) c
+WHERE NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = u.thread::uuid AND h.expires_at <= $1)
+ORDER BY u.n, c.checkpoint_id DESC
+
+-- name: newest
+SELECT named.thread_id, c.checkpoint_id
+FROM {schema}.harness_checkpoint c
+CROSS JOIN LATERAL (SELECT coalesce(c.thread_id, convert_to(c.thread::text, 'UTF8')) AS thread_id) named
+WHERE c.kind = 0 AND c.checkpoint_ns = '' AND c.checkpoint_id <= $2
+  AND (c.checkpoint_id < $2 OR named.thread_id > $3)
+  AND NOT EXISTS (SELECT FROM {schema}.harness_thread t WHERE t.thread = c.thread AND t.expires_at <= $1)
+ORDER BY c.checkpoint_id DESC, named.thread_id LIMIT $4
+
+-- name: some_rows
+SELECT u.n, c.rev, c.kind, c.parent_id, c.run_id, c.metadata, c.body
+FROM unnest($1::text[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS u(thread, ns, id, n)
+JOIN {schema}.harness_checkpoint c ON c.thread = u.thread::uuid AND c.checkpoint_ns = u.ns AND c.checkpoint_id = u.id
+
+-- name: writes_of_rows
+SELECT u.n, w.task_id, w.task_path, w.call, w.parts, w.body
+FROM unnest($1::text[], $2::bytea[], $3::bytea[]) WITH ORDINALITY AS u(thread, ns, id, n)
+JOIN {schema}.harness_write w ON w.thread = u.thread::uuid AND w.checkpoint_ns = u.ns AND w.checkpoint_id = u.id
+ORDER BY w.arrival
+
+-- name: eventful
+SELECT u.n FROM unnest($2::text[]) WITH ORDINALITY AS u(thread, n)
+WHERE EXISTS (SELECT FROM {schema}.harness_event e WHERE e.thread = u.thread::uuid)
+  AND NOT EXISTS (SELECT FROM {schema}.harness_thread t WHERE t.thread = u.thread::uuid AND t.expires_at <= $1)
 
 -- name: entangled
 SELECT coalesce(own.thread_id, root.family_id, convert_to(t.thread::text, 'UTF8'))

@@ -287,6 +287,32 @@ UPDATE harness_checkpoint SET kind = 1, rev = ? WHERE id = ?
 -- name: give_parent
 UPDATE harness_checkpoint SET parent_id = ?, rev = ? WHERE id = ?
 
+-- name: line
+SELECT checkpoint_id FROM harness_checkpoint
+WHERE thread = ? AND checkpoint_ns = x'' AND kind = 0
+ORDER BY checkpoint_id DESC LIMIT ?
+
+-- name: newest
+SELECT t.thread_id, c.checkpoint_id
+FROM harness_checkpoint AS c INDEXED BY harness_checkpoint_order
+JOIN harness_thread AS t ON t.id = c.thread
+WHERE c.kind = 0 AND c.checkpoint_ns = x'' AND c.checkpoint_id <= ?1
+  AND (c.checkpoint_id < ?1 OR t.thread_id > ?2) AND (t.expires_at IS NULL OR t.expires_at > ?3)
+ORDER BY c.checkpoint_id DESC, t.thread_id LIMIT ?4
+
+-- name: rows
+SELECT id, checkpoint_id, parent_id, run_id, rev, kind, metadata, body FROM harness_checkpoint
+WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id IN ({ids}) AND kind <> 3
+
+-- name: writes_of_rows
+SELECT c.id, w.task_id, w.task_path, w.call, w.body, w.parts
+FROM harness_checkpoint AS c CROSS JOIN harness_write AS w ON w.id BETWEEN c.id << 20 AND (c.id + 1 << 20) - 1
+WHERE c.thread = ? AND c.checkpoint_ns = ? AND c.checkpoint_id IN ({ids}) AND c.kind <> 3
+ORDER BY w.id
+
+-- name: has_events
+SELECT 1 FROM harness_event WHERE thread = ? LIMIT 1
+
 -- name: numbers_between
 SELECT id FROM harness_checkpoint
 WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id BETWEEN ? AND ? AND kind <> 3
