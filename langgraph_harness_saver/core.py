@@ -44,6 +44,7 @@ from langgraph_harness_saver.rows import (
     Query,
     Span,
     WriteRow,
+    branches_below,
 )
 from langgraph_harness_saver.slots import Dump, Image, revision
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Store, Unconditional
@@ -450,6 +451,28 @@ class Core:
             # Of what has expired, nothing counts.
             await self.end(thread_id, expired=True)
             return await self.end(thread_id)
+
+    async def delete_with_branches(self, thread_id: str) -> int:
+        """Delete a thread and all that came of it together; return how many checkpoints they had."""
+        await self.settle()
+        await self.store.open()
+        records = await self.store.branches(thread_id)
+        if not records:
+            return await self.delete_thread(thread_id)
+        known = {thread_id, *(branch.thread_id for branch in records)}
+        lines = await self.store.lines(known, 1)
+        live = 0
+
+        def plan(family: Family) -> Change:
+            nonlocal live
+            ends = {thread_id, *(b.thread_id for b in branches_below(family.branches.values(), thread_id))}
+            # Of what has expired, nothing counts.
+            counted = {name for name in ends if lines.get(name) or name not in known}
+            live = sum(k.thread_id in counted and r.kind == Kind.LIVE for k, r in family.rows.items())
+            return ending(self.codec, family, *ends)
+
+        await self.store.revise(thread_id, plan)
+        return live
 
     async def end(self, thread_id: str, *, expired: bool = False) -> int:
         """Delete a thread, with `expired` only if it has, leaving what others of its family need.

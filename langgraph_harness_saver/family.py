@@ -103,15 +103,16 @@ def adoption(codec: Codec, family: Family, encoded: Encoded) -> tuple[list[Check
     return [anchor.row, _moved(row, anchor.row.key.checkpoint_id)], [*anchor.parts, *encoded.parts]
 
 
-def ending(codec: Codec, family: Family, thread_id: str) -> Change:
-    """Delete a thread, leaving what others of its family need, hidden."""
-    kept = {k: some for k, some in family.writes.items() if k in family.rows or k.thread_id != thread_id}
-    gone = [k for k, r in family.rows.items() if k.thread_id == thread_id and r.kind != Kind.HIDDEN]
+def ending(codec: Codec, family: Family, *thread_ids: str) -> Change:
+    """Delete threads, leaving what others of their family need, hidden."""
+    ended = frozenset(thread_ids)
+    kept = {k: some for k, some in family.writes.items() if k in family.rows or k.thread_id not in ended}
+    gone = [k for k, r in family.rows.items() if k.thread_id in ended and r.kind != Kind.HIDDEN]
     change = removal(codec, replace(family, writes=kept), gone)
     left = (family.rows.keys() | {row.key for row in change.rows}) - set(change.deletes)
     # Writes may be there before their checkpoint.
     left |= kept.keys() - family.rows.keys()
-    return replace(change, drops=thread_id, branches=_records(family, thread_id, {k.thread_id for k in left}))
+    return replace(change, drops=ended, branches=_records(family, ended, {k.thread_id for k in left}))
 
 
 def under_roots(codec: Codec, family: Family, thread_id: str, roots: Collection[str]) -> list[CheckpointKey]:
@@ -170,12 +171,10 @@ def standalone(codec: Codec, family: Family, thread_id: str) -> Family:
     return Family(rows, writes, parts)
 
 
-def _records(family: Family, ended: str, left: set[str]) -> dict[str, Branch | None]:
-    """Return what changes in the records of a family when a thread has ended and rows of some are `left`."""
-    records = dict(family.branches)
-    if ended in records:
-        # Whose branch it was is still asked by its own branches. Its name is free.
-        records[ended] = records[ended]._replace(name="")
+def _records(family: Family, ended: Collection[str], left: set[str]) -> dict[str, Branch | None]:
+    """Return what changes in the records of a family when threads have ended and rows of some are `left`."""
+    # Whose branch one was is still asked by its own branches. Its name is free.
+    records = {t: b._replace(name="") if t in ended else b for t, b in family.branches.items()}
     while idle := [t for t in records if t not in left and all(b.source != t for b in records.values())]:
         for thread_id in idle:
             del records[thread_id]

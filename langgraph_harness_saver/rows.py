@@ -183,6 +183,16 @@ class Branch(NamedTuple):
     created_at: float
 
 
+def branches_below(records: Iterable[Branch], thread_id: str) -> list[Branch]:
+    """Return the records of a thread's branches and of theirs, in the order in which they are given."""
+    records = list(records)
+    below, found = {thread_id}, 0
+    while found < len(below):
+        found = len(below)
+        below.update(record.thread_id for record in records if record.source in below)
+    return [record for record in records if record.source in below]
+
+
 class Tag(NamedTuple):
     """A name for a checkpoint, unique within its thread."""
 
@@ -278,7 +288,7 @@ class Change:
 
     `deletes` removes rows together with their writes. `rows` are inserted or replaced. `writes` replaces
     all writes of the keys in it. Parts are added, then dropped. With `renews` it is a sign of life, like a
-    put. `drops` names a thread that ends: with its expiry, its events, and writes whose checkpoints have
+    put. `drops` names threads that end: with their expiry, their events, and writes whose checkpoints have
     never come. `branches` says of threads whose branches they are now, None: nobody's. Tags go with what they
     name, events as `Store.add_events` says. An empty change does nothing.
     """
@@ -289,7 +299,7 @@ class Change:
     parts: Sequence[PartRow] = ()
     drop_parts: frozenset[bytes] = frozenset()
     renews: bool = False
-    drops: str | None = None
+    drops: frozenset[str] = frozenset()
     branches: Mapping[str, Branch | None] = field(default_factory=dict)
     events: Sequence[EventRow] = ()
 

@@ -161,11 +161,13 @@ class _EventTests(_StoreBase):
         own, branch = _event("1", 1), _event("1", 1, thread_id=BRANCH)
         await store.add_events([own, branch, _event("9", 1, thread_id=BRANCH)])
         hidden = _row("1", kind=Kind.HIDDEN)
-        await _revise(store, rows=[hidden], drops="t")
+        await _revise(store, rows=[hidden], drops=frozenset(("t",)))
         assert await _events(store) == []
         assert await _events(store, BRANCH) == [branch, _event("9", 1, thread_id=BRANCH)]
         deletes = [hidden.key, _key("1", thread_id=BRANCH)]
-        await store.revise(BRANCH, lambda _: Change(deletes=deletes, drops=BRANCH, branches={BRANCH: None}))
+        await store.revise(
+            BRANCH, lambda _: Change(deletes=deletes, drops=frozenset((BRANCH,)), branches={BRANCH: None})
+        )
         assert await _events(store, BRANCH) == []
         assert self.raw_rows(store) == empty
 

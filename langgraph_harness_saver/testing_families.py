@@ -17,6 +17,7 @@ from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
     Entry,
+    EventRow,
     Family,
     Graft,
     Kind,
@@ -431,22 +432,47 @@ class _FamilyTests(_FamilyBase):
         await store.put_writes(_key("early"), [_write()])
         await store.put_writes(base.key, [_write()])
         hidden = base._replace(kind=Kind.HIDDEN)
-        await store.revise("t", lambda _: Change(rows=[hidden], writes={base.key: ()}, drops="t"))
+        await store.revise(
+            "t", lambda _: Change(rows=[hidden], writes={base.key: ()}, drops=frozenset(("t",)))
+        )
         assert await _ids(store, _query("t")) == []
         assert list(await store.tags("t")) == []
         family = await store.load(BRANCH)
         assert set(family.rows) == {hidden.key, graft.rows[0].key}
         assert set(family.writes) == {graft.rows[0].key}
         # Then the branch, and all that was left for it.
-        change = Change(deletes=list(family.rows), drops=BRANCH, branches={BRANCH: None})
+        change = Change(deletes=list(family.rows), drops=frozenset((BRANCH,)), branches={BRANCH: None})
         await store.revise(BRANCH, lambda _: change)
         assert self.raw_rows(store) == 0
         assert list(await store.branches("t")) == []
 
+    async def test_several_threads_end_together(self, store: Store) -> None:
+        clock = _clock(store)
+        base = await self._stored(store, "1")
+        graft = await self._branched(store, base)
+        other = Graft(
+            [self._alias(base, OTHER)], graft.bases, branch=_branch()._replace(thread_id=OTHER, name="x")
+        )
+        assert await store.graft(other) == PutResult.STORED
+        for thread_id in ("t", BRANCH, OTHER):
+            await store.put_writes(_key("early", thread_id=thread_id), [_write()])
+            await store.add_events([EventRow(thread_id, "1", b"e" * 16, b"head", b"body")])
+        rows = [base.key, graft.rows[0].key]
+        branches = {BRANCH: None}
+        change = Change(deletes=rows, drops=frozenset(("t", BRANCH)), branches=branches)
+        await store.revise("t", lambda _: change)
+        family = await store.load(OTHER)
+        assert set(family.rows) == {other.rows[0].key}
+        assert set(family.writes) == {_key("early", thread_id=OTHER)}
+        assert list(family.branches) == [OTHER]
+        assert [len(await store.events(name)) for name in ("t", BRANCH, OTHER)] == [0, 0, 1]
+        clock.now += 20
+        assert list(await store.entangled()) == [OTHER]
+
     async def test_a_source_that_has_gone_may_begin_again(self, store: Store) -> None:
         base = await self._stored(store, "1")
         graft = await self._branched(store, base)
-        await store.revise("t", lambda _: Change(deletes=[base.key], drops="t"))
+        await store.revise("t", lambda _: Change(deletes=[base.key], drops=frozenset(("t",))))
         part = _part()
         again = _row("2", parts=(part.part_id,))
         await store.put(again, [part])
@@ -501,7 +527,7 @@ class _FamilyTests(_FamilyBase):
             await store.put_writes(base.key, [_write()])
         # Once it has ended, which happens if it has expired and not otherwise, it begins anew.
         hidden = base._replace(kind=Kind.HIDDEN)
-        await store.revise("t", lambda _: Change(rows=[hidden], drops="t"), expired=True)
+        await store.revise("t", lambda _: Change(rows=[hidden], drops=frozenset(("t",))), expired=True)
         assert list(await store.entangled()) == []
         await store.put(_row("2"))
         await store.revise("t", lambda _: Change(deletes=[_key("2")]), expired=True)

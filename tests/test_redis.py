@@ -929,7 +929,9 @@ async def test_what_is_remembered_of_a_branch_need_not_be_true(store: RedisStore
     """Others have deleted it, and its id is in use for another thread."""
     graft = await branched(store)
     async with RedisStoreOn(url) as other:
-        change = redis_store.Change(deletes=[graft.rows[0].key], drops=BRANCH, branches={BRANCH: None})
+        change = redis_store.Change(
+            deletes=[graft.rows[0].key], drops=frozenset((BRANCH,)), branches={BRANCH: None}
+        )
         await other.revise("t", lambda _: change)
         assert await pointer(store) == [None, None]
         assert await store.load(BRANCH) == Family({}, {}, {})
@@ -1049,7 +1051,8 @@ async def test_a_slow_graft_points_again(store: RedisStore, monkeypatch: pytest.
     assert await store.graft(graft_of(base)) == PutResult.STORED
     assert (await pointer(store))[0] is not None
     await store.revise(
-        BRANCH, lambda f: redis_store.Change(deletes=[*f.rows], drops=BRANCH, branches={BRANCH: None})
+        BRANCH,
+        lambda f: redis_store.Change(deletes=[*f.rows], drops=frozenset((BRANCH,)), branches={BRANCH: None}),
     )
     await store.put(base)
     late.append(_row("9", thread_id=BRANCH))

@@ -33,7 +33,7 @@ from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapsh
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeItem, build_tree
 from langgraph_harness_saver.engine.values import Values
 from langgraph_harness_saver.errors import AmbiguousCheckpoint, CheckpointNotFoundError, InvalidConfigError
-from langgraph_harness_saver.rows import Branch, CheckpointKey, Entry, Tag
+from langgraph_harness_saver.rows import Branch, CheckpointKey, Entry, Tag, branches_below
 from langgraph_harness_saver.travel import Travel
 
 
@@ -229,16 +229,8 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
     async def list_branches(self, thread_id: str) -> list[Branch]:
         """Return a thread's branches and theirs, oldest first."""
         thread_id = thread_name(thread_id)
-        records = await self._store_branches(thread_id)
-        below = {thread_id}
-        found = []
-        # Whoever comes of one comes after it.
-        for record in records:
-            if record.source in below:
-                below.add(record.thread_id)
-                if record.name:
-                    found.append(record)
-        return found
+        records = branches_below(await self._store_branches(thread_id), thread_id)
+        return [record for record in records if record.name]
 
     async def merge_branch(
         self, branch_thread_id: str, into_thread_id: str, strategy: Strategy = "three_way"
@@ -254,13 +246,14 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         )
 
     async def delete_thread(self, thread_id: str, branches: bool = False) -> int:
-        """Delete a thread, with `branches` those that came of it too; return how many checkpoints went."""
+        """Delete a thread; return how many checkpoints went.
+
+        With `branches` those that came of it go too, all of them or, where the process dies, none.
+        """
         thread_id = thread_name(thread_id)
-        count = 0
         if branches:
-            for record in reversed(await self.list_branches(thread_id)):
-                count += await self._core.delete_thread(record.thread_id)
-        return count + await self._core.delete_thread(thread_id)
+            return await self._core.delete_with_branches(thread_id)
+        return await self._core.delete_thread(thread_id)
 
     async def delete_before(self, thread_id: str, before_step: int) -> int:
         """Delete a thread's checkpoints of steps below `before_step`; return how many went.

@@ -535,8 +535,8 @@ class MemoryStore(Store, Forkable):
             parts = self._parts.get(self._family_of(thread_id), {})
             for part_id in change.drop_parts:
                 parts.pop(part_id, None)
-            if change.drops is not None:
-                ended = threads[change.drops]
+            for name in change.drops:
+                ended = threads[name]
                 ended.expires_at = None
                 ended.writes = {place: some for place, some in ended.writes.items() if ended.has(place)}
                 ended.events = {}

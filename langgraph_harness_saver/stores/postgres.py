@@ -703,9 +703,9 @@ class PostgresStore(Store):
         await self._add(statements, family.keys[0], change)
         if change.drop_parts:
             await statements.fetch(self._sql("drop_parts"), family.keys, list(change.drop_parts))
-        if change.drops is not None:
+        if change.drops:
             for name in ("no_expiry", "drop_events"):
-                await statements.fetch(self._sql(name), thread_key(change.drops))
+                await statements.fetch(self._sql(name), list(map(thread_key, change.drops)))
         await self._tidy(statements, thread_id, family, change)
 
     async def _record(self, statements: Statements, family: _Read, change: Change) -> None:
@@ -819,9 +819,8 @@ def _raise(error: StoreError, thread_id: str) -> NoReturn:
 def _replaced(family: _Read, change: Change) -> list[tuple[str, bytes, bytes, int]]:
     """Name the writes that go: only such as the plan has seen, as others may have been stored since."""
     keys = {key_values(key) for key in change.writes}
-    if change.drops is not None:
-        early = (key for key in family.writes if key.thread_id == change.drops and key not in family.rows)
-        keys.update(key_values(key) for key in early)
+    early = (key for key in family.writes if key.thread_id in change.drops and key not in family.rows)
+    keys.update(key_values(key) for key in early)
     return [item for item in family.arrivals if item[:3] in keys]
 
 

@@ -824,7 +824,7 @@ class RedisStore(Store):
             *(now, ttl, expires, self._new_stamp(), thread_form(home.family, thread_id), family.stamp),
             b"%d" % change.renews,
             b"%d" % if_expired,
-            b"" if change.drops is None else thread_form(home.family, change.drops),
+            *_counted([thread_form(home.family, name) for name in change.drops]),
             *_counted([place_of(home.family, key) for key in change.deletes]),
             *_counted_pairs(rows),
             *_counted(list(writes)),
@@ -847,7 +847,7 @@ class RedisStore(Store):
             await self._homes.unpoint(name, home.family)
         await self._index.clean(_no_longer_named(family, change))
         left = {key.thread_id for key in _left(family, change)}
-        ended = {n: at for n, at in family.expiries.items() if n == change.drops or n not in left}
+        ended = {n: at for n, at in family.expiries.items() if n in change.drops or n not in left}
         await self._index.forget(ended)
         return True
 
@@ -923,7 +923,9 @@ class RedisStore(Store):
             await self._point(branch, (), self._new_stamp(), takes=True)
         except BranchExistsError:
             rows = [row.key for row in graft.rows if row.key.thread_id == branch.thread_id]
-            undone = Change(deletes=rows, drops=branch.thread_id, branches={branch.thread_id: None})
+            undone = Change(
+                deletes=rows, drops=frozenset((branch.thread_id,)), branches={branch.thread_id: None}
+            )
             await self.revise(branch.source, lambda _: undone)
             raise
 

@@ -357,7 +357,7 @@ class SQLiteStore(Store):
             if change == Change():
                 return
             threads = self._members(connection, thread_id)
-            if threads[thread_id] is None and not change.rows and not change.writes:
+            if threads[thread_id] is None and not (change.rows or change.writes or change.deletes):
                 return
             if threads[thread_id] is None or change.renews:
                 threads[thread_id] = self._enter(connection, thread_id, threads[thread_id])
@@ -381,8 +381,8 @@ class SQLiteStore(Store):
             set_writes(connection, cast("int", threads[key.thread_id]), key, writes)
         add_parts(connection, thread, change.parts)
         connection.executemany(SQL["drop_part"], [(thread, part_id) for part_id in change.drop_parts])
-        if change.drops is not None:
-            self._end(connection, threads[change.drops])
+        for name in change.drops:
+            self._end(connection, threads[name])
         add_events(connection, thread, change.events)
         for name, branch in change.branches.items():
             connection.execute(SQL["drop_branch"], (encode(name),))

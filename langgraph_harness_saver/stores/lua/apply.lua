@@ -1,9 +1,9 @@
 -- Applies a revision, if the family is still as it was read. ARGV: now, ttl, expires, stamp, thread, the stamp that was
--- read, whether this is a sign of life, whether the thread is to have expired, which thread ends or '', then the following,
--- each after how many of its items there are: places of rows to delete; places and rows; places whose writes are replaced;
+-- read, whether this is a sign of life, whether the thread is to have expired, then the following, each after how
+-- many of its items there are: threads that end; places of rows to delete; places and rows; places whose writes are replaced;
 -- members of WRITES; ids and bytes of parts; ids of parts to drop; places with ids of events, and the events; threads, and
 -- their records as branches or ''. Returns 1 if it has been done, 0 if the family is another, or one of those in common.lua.
-local now, ttl, expires, stamp, thread, read_stamp, renews, if_expired, ends = unpack(ARGV, 1, 9)
+local now, ttl, expires, stamp, thread, read_stamp, renews, if_expired = unpack(ARGV, 1, 8)
 local meta = call('HMGET', META, 'e' .. thread, 'f', 'n', whereabouts(thread), 'v')
 local expiry, fenced, there = meta[1], meta[2] and tonumber(meta[2]) > milliseconds(), meta[5] or ''
 if there == stamp then
@@ -16,7 +16,7 @@ elseif there ~= read_stamp or if_expired == '1' and not is_past(expiry, now) the
 elseif not meta[3] and is_past(expiry, now) then
   return EXPIRED
 end
-local at = 10
+local at = 9
 local function each(width, work)
   local count = tonumber(ARGV[at])
   for i = at + 1, at + width * count, width do
@@ -30,6 +30,10 @@ local function remove_writes(place)
 end
 
 local is_new = not has_any(thread)
+local ended = {}
+each(1, function(name)
+  ended[#ended + 1] = name
+end)
 if ARGV[at] == '0' then
   -- Where memory is short, what only adds is refused here. What deletes isn't: in the end it takes less.
   call('HSET', META, 'v', stamp)
@@ -69,8 +73,8 @@ end)
 each(1, function(part)
   call('HDEL', PARTS, part)
 end)
-if ends ~= '' then
-  remove_events(ends)
+for _, name in ipairs(ended) do
+  remove_events(name)
 end
 add_events(at + 1, at + 2 * ARGV[at])
 at = at + 1 + 2 * ARGV[at]
@@ -86,10 +90,10 @@ each(2, function(branch, record)
     drop(branch)
   end
 end)
-if ends ~= '' then
-  call('HDEL', META, 'e' .. ends)
+for _, name in ipairs(ended) do
+  call('HDEL', META, 'e' .. name)
   local known = {}
-  for _, member in ipairs(all_of(WRITES, ends)) do
+  for _, member in ipairs(all_of(WRITES, name)) do
     local place = sub(member, 1, place_end(member))
     if not (known[place] or member_at(LIVE, place) or member_at(REST, place)) then
       remove_writes(place)

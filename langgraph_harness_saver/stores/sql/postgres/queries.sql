@@ -335,7 +335,7 @@ ON CONFLICT (thread) DO UPDATE SET
   source_id = EXCLUDED.source_id
 
 -- name: no_expiry
-DELETE FROM {schema}.harness_thread WHERE thread = $1::text::uuid
+DELETE FROM {schema}.harness_thread WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: tidy
 SELECT * FROM {schema}.harness_tidy($1, $2)
@@ -351,7 +351,7 @@ SELECT {schema}.harness_add_events($1, $2, $3, $4, $5, $6, $7)
 SELECT * FROM {schema}.harness_events($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: drop_events
-DELETE FROM {schema}.harness_event WHERE thread = $1::text::uuid
+DELETE FROM {schema}.harness_event WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: threads
 -- From one thread to the next by the primary key, whatever lies between.
