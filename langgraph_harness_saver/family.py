@@ -328,18 +328,21 @@ class _Removal:
         heads: set[Ref] = set()
         needed: set[Ref] = set()
         ends: set[Ref] = set()
+        known: dict[Ref, Ref | None] = {}
         for key, _ in self._surviving():
             head, *refs = self._refs(key)
             _follow(self.reader, head, heads)
             for ref in refs:
-                end = self._end(ref)
+                end = self._end(ref, known)
                 if end is not None:
                     ends.add(end)
                     _follow(self.reader, end, needed)
         short = {ref: self._whole(ref) for ref in ends if self.reader.slot(ref).base is not None}
-        kept = {key: self._left(key, heads | needed) for key in self.gone}
+        kept = self._left(heads | needed)
         if short:
-            shortened = {key: {**self._left(key, heads | ends), **_of(short, key)} for key in self.gone}
+            shortened = self._left(heads | ends)
+            for ref, slot in short.items():
+                shortened[ref.key][ref.slot] = slot
             freed = sum(
                 ROW_BYTES + len(self.rows[key].body)
                 for key in self.gone
@@ -350,20 +353,29 @@ class _Removal:
         for key, slots in kept.items():
             self._hide(key, slots)
 
-    def _end(self, ref: Ref) -> Ref | None:
-        """Return the first slot below a value that is in a row which goes."""
+    def _end(self, ref: Ref, known: dict[Ref, Ref | None]) -> Ref | None:
+        """Return the first slot below a value that is in a row which goes; `known` remembers."""
+        path: list[Ref] = []
         one: Ref | None = ref
-        while one is not None and one.key not in self.gone:
+        while one is not None and one.key not in self.gone and one not in known:
+            path.append(one)
             one = self.reader.slot(one).base
-        return one
+        end = known.get(one, one) if one is not None else None
+        known.update(dict.fromkeys(path, end))
+        return end
 
     def _whole(self, ref: Ref) -> Slot:
         """Return a slot with its value whole: in the row, for survivors don't name a part that is new."""
         blob = self.reader.blob(ref)
         return Slot(RAW, blob.type, blob.digest, blob.data)
 
-    def _left(self, key: CheckpointKey, needed: set[Ref]) -> dict[int, Slot]:
-        return {n: slot for n, slot in self.reader.body(key).slots.items() if Ref(key, n) in needed}
+    def _left(self, needed: set[Ref]) -> dict[CheckpointKey, dict[int, Slot]]:
+        """Return what stays of each row that goes."""
+        left: dict[CheckpointKey, dict[int, Slot]] = {key: {} for key in self.gone}
+        for ref in needed:
+            if ref.key in left:
+                left[ref.key][ref.slot] = self.reader.slot(ref)
+        return {key: dict(sorted(slots.items())) for key, slots in left.items()}
 
     def change(self) -> Change:
         """Return what is to be done."""
@@ -510,10 +522,6 @@ def _retired(row: CheckpointRow) -> CheckpointRow:
 def _is_left(row: CheckpointRow) -> bool:
     """Tell whether a row is only what others need of a deleted one."""
     return row.kind == Kind.HIDDEN and not row.metadata
-
-
-def _of(slots: Mapping[Ref, Slot], key: CheckpointKey) -> dict[int, Slot]:
-    return {ref.slot: slot for ref, slot in slots.items() if ref.key == key}
 
 
 def _replayed(channel: str, own: set[str]) -> bool:
