@@ -49,6 +49,7 @@ from langgraph_harness_saver.reader import checkpoint_of
 from langgraph_harness_saver.records import CheckpointRecord
 from langgraph_harness_saver.retention import Retention
 from langgraph_harness_saver.rows import CheckpointKey
+from langgraph_harness_saver.runs import Runs
 from langgraph_harness_saver.serde import HarnessSerializer, allowlisted
 from langgraph_harness_saver.stores.base import Store
 from langgraph_harness_saver.sweeper import Sweeper
@@ -120,6 +121,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         self._bridge = Bridge(self.backend.io)
         self._cache = ImageCache(self.config.cache_bytes)
         self._lines = Memory()
+        self._runs = Runs()
         self._sweeper = Sweeper(self.backend, self._bridge)
         self.event_log = EventLog(self._bridge)
         self._keepers: list[Keeping] = [
@@ -169,6 +171,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
                 self._lines,
                 None if keeping.retention.keeps_all else keeping,
                 self.event_log,
+                self._runs,
             )
             made = self._made = (serde, keeping, core)
             self._sweeper.core = core
@@ -299,7 +302,7 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         if checkpoint_id is None:
             raise InvalidConfigError("writes belong to a checkpoint: the config needs a checkpoint_id")
         key = CheckpointKey(thread_id, checkpoint_ns, checkpoint_id)
-        return self._core.put_writes(key, writes, task_id, task_path)
+        return self._core.put_writes(key, writes, task_id, task_path, _run_of(config))
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that follows any stored one, whichever saver made it, and is given only once."""
@@ -414,11 +417,19 @@ class HarnessCheckpointer(BaseCheckpointSaver[str]):
         return await self._core.delete_thread(str(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs; later ones read back as before."""
+        """Delete the checkpoints of these runs; later ones read back as before.
+
+        What a run of this process wrote to the checkpoint that it began at, such as an answer, goes too, if
+        no other has gone on from there.
+        """
         self._bridge.run(self._core.delete_for_runs(_ids("delete_for_runs", run_ids)))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs; later ones read back as before."""
+        """Delete the checkpoints of these runs; later ones read back as before.
+
+        What a run of this process wrote to the checkpoint that it began at, such as an answer, goes too, if
+        no other has gone on from there.
+        """
         await self._core.delete_for_runs(_ids("delete_for_runs", run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
@@ -579,6 +590,13 @@ def _tuple(core: Core, stored: Stored, given_thread: Any, values: dict[str, Any]
         parent_config=None if parent_id is None else _config(thread, checkpoint_ns, parent_id),
         pending_writes=core.pending_writes(stored),
     )
+
+
+def _run_of(config: RunnableConfig) -> str | None:
+    for part in (config.get("metadata"), config.get("configurable")):
+        if (run_id := (part or {}).get("run_id")) is not None:
+            return str(run_id)
+    return None
 
 
 def _full_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:

@@ -303,11 +303,12 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
         message = item["msg"].removeprefix("Value error, ")
         told.append(f"{name}: {message}" if name else message)
         if item["type"] == "extra_forbidden":
-            told[-1] = _unknown(name, list(model.model_fields))
+            told[-1] = unknown(name, list(model.model_fields))
     return "; ".join(told)
 
 
-def _unknown(name: str, options: list[str]) -> str:
+def unknown(name: str, options: list[str]) -> str:
+    """Say that there is no option of a name, and which there are."""
     near = get_close_matches(name, options, 1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return f"there is no option {name!r}; {guess}there are {', '.join(options)}"

@@ -46,6 +46,7 @@ from langgraph_harness_saver.rows import (
     WriteRow,
     branches_below,
 )
+from langgraph_harness_saver.runs import Runs
 from langgraph_harness_saver.slots import Dump, Image, revision
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Store, Unconditional
 
@@ -89,8 +90,10 @@ class Core:
         memory: Memory,
         keeping: Keeping | None = None,
         log: EventLog | None = None,
+        runs: Runs | None = None,
     ) -> None:
         self.log = log
+        self.runs = runs or Runs()
         self.store = store
         self.codec = codec
         self.cache = cache
@@ -118,6 +121,8 @@ class Core:
         parent = None if parent_id is None or again else CheckpointKey(key[0], key[1], parent_id)
         base = self.cache.get(parent) if parent else None
         dump = self.codec.dump(checkpoint, metadata, new_versions, base, key.thread_id)
+        if dump.run_id is not None:
+            self.runs.made(dump.run_id, key)
         if again:
             return self._put_again(key, None, dump, done, head, keep_parent=True)
         return self.put_dump(key, parent, dump, base, done, head)
@@ -219,17 +224,24 @@ class Core:
             await self.keeping.keep(self, key)
 
     def put_writes(
-        self, key: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+        self,
+        key: CheckpointKey,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+        run_id: str | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Store writes of one task, as they are now; see `put`."""
         rows, parts = self.codec.encode_writes(writes, task_id, task_path, key.thread_id)
-        return self._put_writes(key, rows, parts)
+        return self._put_writes(key, rows, parts, run_id)
 
     async def _put_writes(
-        self, key: CheckpointKey, rows: Sequence[WriteRow], parts: Sequence[PartRow]
+        self, key: CheckpointKey, rows: Sequence[WriteRow], parts: Sequence[PartRow], run_id: str | None
     ) -> None:
         await self.store.open()
         if rows:
+            if run_id is not None:
+                await self.runs.writes(run_id, key, rows, self.store)
             try:
                 await self.store.put_writes(key, rows, parts)
             except EntangledError:
@@ -498,14 +510,16 @@ class Core:
         return swept
 
     async def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of runs, in all threads."""
+        """Delete the checkpoints of runs, in all threads, and what they wrote to those that they began at."""
         await self.settle()
         await self.store.open()
         runs = set(run_ids)
         if not runs:
             return
-        for thread_id in await self.store.threads_of_runs(sorted(runs)):
-            await self._remove(thread_id, lambda rows: [r.key for r in rows if r.run_id in runs])
+        threads = {*await self.store.threads_of_runs(sorted(runs)), *self.runs.threads(runs)}
+        for thread_id in sorted(threads):
+            await self._remove(thread_id, lambda rows: [r.key for r in rows if r.run_id in runs], runs)
+        self.runs.forget(runs)
 
     async def prune(self, thread_ids: Sequence[str]) -> None:
         """Delete all but the latest checkpoint of each namespace."""
@@ -515,12 +529,19 @@ class Core:
             await self._remove(thread_id, _all_but_latest)
 
     async def _remove(
-        self, thread_id: str, choose: Callable[[list[CheckpointRow]], list[CheckpointKey]]
+        self,
+        thread_id: str,
+        choose: Callable[[list[CheckpointRow]], list[CheckpointKey]],
+        runs: Collection[str] = (),
     ) -> None:
         def plan(family: Family) -> Change:
             rows = [r for k, r in family.rows.items() if k.thread_id == thread_id and r.kind == Kind.LIVE]
             gone = choose(rows)
-            return removal(self.codec, family, gone) if gone else Change()
+            writes = self.runs.without(runs, family, set(gone))
+            if not gone and not writes:
+                return Change()
+            change = removal(self.codec, replace(family, writes={**family.writes, **writes}), gone)
+            return replace(change, writes={**change.writes, **writes})
 
         await self.store.revise(thread_id, plan)
 

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from langgraph_harness_saver.checkpointer import HarnessCheckpointer
-from langgraph_harness_saver.config import CheckpointerConfig
+from langgraph_harness_saver.config import CheckpointerConfig, unknown
+
+logger = logging.getLogger(__name__)
 
 
 class _DotEnvConfig(CheckpointerConfig):
@@ -63,10 +66,24 @@ def shared(make: Callable[[], HarnessCheckpointer]) -> Factory:
 def from_environment() -> HarnessCheckpointer:
     """Make a saver of the HARNESS_SAVER_* variables of the environment, and of `.env`, if there is one here.
 
+    One that nothing reads is warned of.
+
     Raises:
         InvalidConfigError: A variable can't be used, or the store's driver is missing.
     """
+    _warn_of_unknown_variables()
     return HarnessCheckpointer(_DotEnvConfig())
+
+
+def _warn_of_unknown_variables() -> None:
+    # No code of the user's could be told of a misspelt one, and no error would ever come of it.
+    prefix = CheckpointerConfig.model_config["env_prefix"].lower()
+    sources = EnvSettingsSource(_DotEnvConfig), DotEnvSettingsSource(_DotEnvConfig)
+    found = {name for source in sources for name in source.env_vars if name.startswith(prefix)}
+    options = [*CheckpointerConfig.model_fields]
+    for name in sorted(one.removeprefix(prefix) for one in found):
+        if name not in (*options, "redis_url"):
+            logger.warning("%s is ignored: %s", (prefix + name).upper(), unknown(name, options))
 
 
 checkpointer = shared(from_environment)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OURS = "langgraph_harness_saver.server.checkpointer"
 GRAPHS = Path(__file__).with_name("server_graphs.py")
-NAMES = ("steps", "nested", "remembers", "chat", "slow", "fan", "loop")
+NAMES = ("steps", "nested", "remembers", "chat", "slow", "approved", "fan", "loop")
 
 # Loaded by the server's process before anything else: what would reach outside is refused and written down,
 # and so is what is left at the end.

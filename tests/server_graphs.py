@@ -107,6 +107,16 @@ slow = (
 )
 
 
+approved = (
+    StateGraph(Log)
+    .add_node("ask", ask)
+    .add_node("wait", wait)
+    .add_edge(START, "ask")
+    .add_edge("ask", "wait")
+    .compile()
+)
+
+
 class Fan(TypedDict, total=False):
     found: Annotated[list[str], DeltaChannel(extended)]
     seen: Annotated[list[str], add]

@@ -20,6 +20,7 @@ from langgraph_harness_saver import (
     InvalidConfigError,
 )
 from langgraph_harness_saver.config import sqlite_path
+from langgraph_harness_saver.server import from_environment
 from langgraph_harness_saver.stores.memory import MemoryStore
 from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
@@ -269,6 +270,17 @@ def test_foreign_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     config = CheckpointerConfig()
     assert config.url is None
     assert config.schema is None
+
+
+def test_a_server_is_told_of_variables_that_nothing_reads(monkeypatch, tmp_path, caplog) -> None:
+    (tmp_path / ".env").write_text("HARNESS_SAVER_TTL_SECOND=60\nHARNESS_SAVER_POOL_SIZE=3\nOTHER_TTL=1\n")
+    monkeypatch.setenv("HARNESS_SAVER_URI", "memory://")
+    monkeypatch.setenv("HARNESS_SAVER_REDIS_URL", "")
+    with from_environment() as saver:
+        assert saver.config.pool_size == 3
+    ttl, uri = caplog.messages
+    assert ttl.startswith("HARNESS_SAVER_TTL_SECOND is ignored: there is no option 'ttl_second';")
+    assert uri.startswith("HARNESS_SAVER_URI is ignored: there is no option 'uri'; did you mean 'url'?")
 
 
 def test_redis_url_is_url() -> None:

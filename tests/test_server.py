@@ -226,6 +226,33 @@ async def test_a_run_cancelled_with_rollback_leaves_no_trace(served):
 
 
 @scenario
+async def test_an_answer_is_rolled_back_with_the_run_that_gave_it(served):
+    thread_id = await served.ran("approved", {"text": 60})
+    before = await served.history(thread_id)
+    run = await served.client.runs.create(thread_id, "approved", command={"resume": "yes"})
+    await served.until_waiting(thread_id, ["answer: yes"])
+    await served.client.runs.cancel(thread_id, run["run_id"], wait=True, action="rollback")
+    for _ in range(400):
+        if await served.history(thread_id) == before:
+            break
+        await asyncio.sleep(0.05)
+    assert await served.history(thread_id) == before
+    [asked] = (await served.client.threads.get_state(thread_id))["interrupts"]
+    assert asked["value"] == "which colour?"
+    answer = {"resume": "no", "update": {"text": 0}}
+    assert (await served.go(thread_id, "approved", command=answer))["log"] == ["answer: no", "waited"]
+
+    thread_id = await served.ran("nested", {"log": ["in"]})
+    before = await served.client.threads.get_state(thread_id, subgraphs=True)
+    run = await served.client.runs.create(thread_id, "nested", command={"resume": "red"})
+    assert (await served.client.runs.join(thread_id, run["run_id"]))["log"][-1] == "after"
+    await served.client.runs.delete(thread_id, run["run_id"])
+    assert await served.client.threads.get_state(thread_id, subgraphs=True) == before
+    result = await served.go(thread_id, "nested", command={"resume": "blue"})
+    assert result["log"] == [*INSIDE, "answer: blue", "finish", "after"]
+
+
+@scenario
 async def test_an_interrupt_is_answered(served):
     thread_id = await served.thread()
     asked = await served.go(thread_id, "nested", {"log": ["in"]})
@@ -808,7 +835,8 @@ def test_limits_are_there_with_the_servers_own_checkpointer(tmp_path):
     with DevServer(tmp_path, checkpointer=None) as server:
         own = Served(None, server)
         # Not together: the server drops a connection on which it has failed, whoever else is waiting there.
-        for scenarios in ({limit.__name__: limit for limit in LIMITS}, {"before": stock_before}):
+        together = {limit.__name__: limit for limit in (*LIMITS, stock_answer)}
+        for scenarios in (together, {"before": stock_before}):
             own.run(scenarios)
             for name in scenarios:
                 own.tell(name)
@@ -822,6 +850,16 @@ async def stock_before(served: Served) -> None:
     head = await served.client.threads.get_state(thread_id)
     with pytest.raises(InternalServerError):
         await served.history(thread_id, before=at(head))
+
+
+async def stock_answer(served: Served) -> None:
+    """What a run has answered stays when it is deleted: the next answer is ignored."""
+    thread_id = await served.ran("nested", {"log": ["in"]})
+    run = await served.client.runs.create(thread_id, "nested", command={"resume": "red"})
+    await served.client.runs.join(thread_id, run["run_id"])
+    await served.client.runs.delete(thread_id, run["run_id"])
+    result = await served.go(thread_id, "nested", command={"resume": "blue"})
+    assert result["log"][-3:] == ["answer: red", "finish", "after"]
 
 
 WAITING = """
