@@ -25,7 +25,14 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph_harness_saver import difference as diff
 from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
 from langgraph_harness_saver.errors import SerializationError, UnsafeTypeError
-from langgraph_harness_saver.header import Header, merge_aliases, pack_alias, pack_header
+from langgraph_harness_saver.header import (
+    Header,
+    is_small,
+    merge_aliases,
+    pack_alias,
+    pack_header,
+    pack_plain_header,
+)
 from langgraph_harness_saver.messages import MESSAGES, pack_messages, unpack_messages
 from langgraph_harness_saver.rows import (
     CheckpointKey,
@@ -105,6 +112,7 @@ class Codec:
         self._serde = encrypted.serde if encrypted else serde
         self._envelope = Envelope(encrypted.cipher if encrypted else None, bare=bare)
         self._encrypted = encrypted is not None
+        self._bare = bare
         self._chains = BARE_CHAINS if bare else 1
         # What any other would make of messages is not known.
         self._knows_messages = type(self._serde) in (HarnessSerializer, JsonPlusSerializer)
@@ -239,7 +247,8 @@ class Codec:
                     blobs[channel] = self._store_whole(draft, blob.type, blob.data)
         if history:
             draft.add(HISTORY, "", 0, list(history))
-        head, head_digest = _add_head(draft, header, blobs, old)
+        plain = self._bare and is_small(header)
+        head, head_digest = _add_head(draft, header, blobs, None if plain else old, plain=plain)
         records = draft.records
         if keep:
             records = {**{number: pack_slot(slot, draft.key) for number, slot in keep.items()}, **records}
@@ -247,7 +256,7 @@ class Codec:
         head_spans: tuple[Span, ...] = (draft.span,)
         links, head_weight = 0, len(body)
         if old is not None:
-            head_spans = extend(old.head_spans, draft.span)
+            head_spans = head_spans if plain else extend(old.head_spans, draft.span)
             links, head_weight = old.links + 1, old.head_weight + head_weight
         rev = revision(body, metadata, parent_id)
         reach = reach_of(draft.key, head_spans, blobs.values())
@@ -548,10 +557,14 @@ def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:
     return base.head_weight < CHAIN_BYTES or base.head_weight < sum(len(blob.data) for blob in blobs)
 
 
-def _add_head(draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None) -> tuple[Ref, int]:
+def _add_head(
+    draft: Draft, header: Header, blobs: Mapping[str, Blob], old: Image | None, *, plain: bool
+) -> tuple[Ref, int]:
     """Add the header's slot; return its place and digest."""
     places = {channel: blob[3] for channel, blob in blobs.items()}
-    if old is None:
+    if plain:
+        packed = pack_plain_header(header, places, draft.key)
+    elif old is None:
         packed = pack_header(header, places, None, {}, draft.key)
     else:
         there = {channel: blob[3] for channel, blob in old.blobs.items()}

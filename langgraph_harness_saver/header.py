@@ -15,6 +15,7 @@ from langgraph_harness_saver.versions import pack_version, unpack_version
 
 _OWN = frozenset(("v", "ts", "id", "channel_values", "channel_versions", "versions_seen"))
 _TEXT = frozenset((str,))
+PLAIN_VERSIONS, PLAIN_FIELDS = 16, 6
 _EPOCH = datetime(1970, 1, 1)
 _SECOND, _MICROSECOND = timedelta(seconds=1), timedelta(microseconds=1)
 
@@ -93,11 +94,26 @@ def pack_header(
     )
 
 
+def pack_plain_header(header: Header, places: Places, key: CheckpointKey) -> bytes:
+    """Pack a small header whole and as it is, which takes no thought; `unpack_header` reads it."""
+    placed = {channel: _pack_place(place, key) for channel, place in places.items()}
+    return pack_any([header.v, header.ts, header.versions, header.seen, header.extra, placed])
+
+
+def is_small(header: Header) -> bool:
+    """Tell whether a header takes some hundred bytes however it is packed."""
+    return len(header.versions) + sum(map(len, header.seen.values())) <= PLAIN_VERSIONS
+
+
 def unpack_header(
     data: bytes, old: Header | None, old_places: Places, key: CheckpointKey
 ) -> tuple[Header, dict[str, tuple[CheckpointKey, int]]]:
-    """Undo `pack_header`, given the same `old`."""
-    v, ts, packed, versions, seen, moved, gone, extra = unpack(data)
+    """Undo `pack_header`, given the same `old`, or `pack_plain_header`."""
+    fields = unpack(data)
+    if len(fields) == PLAIN_FIELDS:
+        placed = {channel: _unpack_place(place, key) for channel, place in fields[5].items()}
+        return Header(*fields[:5]), placed
+    v, ts, packed, versions, seen, moved, gone, extra = fields
     table = [unpack_version(version) for version in packed]
     before = old or _NO_HEADER
     all_versions = {**before.versions, **{c: table[i] for c, i in versions.items()}}
@@ -128,6 +144,8 @@ def unpack_alias(data: bytes, old: Header) -> Header:
 def header_time(data: bytes, *, is_alias: bool) -> list[Any] | None:
     """Return the time in a packed header or alias, in a list; None where an alias has none of its own."""
     packed = unpack(data)
+    if len(packed) == PLAIN_FIELDS:
+        return [packed[1]]
     times = packed[0] if is_alias else packed[1:2]
     return [_unpack_time(times[0])] if times else None
 

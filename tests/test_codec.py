@@ -28,7 +28,13 @@ from langgraph_harness_saver.errors import (
     SchemaError,
     SerializationError,
 )
-from langgraph_harness_saver.header import Header, pack_header, unpack_header
+from langgraph_harness_saver.header import (
+    Header,
+    header_time,
+    pack_header,
+    pack_plain_header,
+    unpack_header,
+)
 from langgraph_harness_saver.ids import id_key, id_of_key, pack_id, unpack_id
 from langgraph_harness_saver.reader import Reader, checkpoint_of
 from langgraph_harness_saver.rows import CheckpointKey, Page, PartRow
@@ -36,6 +42,7 @@ from langgraph_harness_saver.serde import HarnessSerializer
 from langgraph_harness_saver.slots import (
     DIFFERENCE,
     DIFFERENCE_PART,
+    HEADER_DIFFERENCE,
     RAW,
     Encoded,
     Image,
@@ -349,6 +356,12 @@ def test_headers_come_back(header, at, old, old_at):
     again, places_again = unpack_header(packed, old, old_at, key)
     assert typed(again) == typed(header)
     assert places_again == at
+    plain = pack_plain_header(header, at, key)
+    again, places_again = unpack_header(plain, old, old_at, key)
+    assert typed(again) == typed(header)
+    assert places_again == at
+    for data in (packed, plain):
+        assert repr(header_time(data, is_alias=False)) == repr([header.ts])
 
 
 def typed(header: Header) -> Any:
@@ -365,6 +378,25 @@ def test_equal_versions_of_other_types_are_other_versions(versions):
         found = line.read(at)
         assert repr(found["channel_versions"]["a"]) == repr(version)
         assert repr(found["versions_seen"]["node"]["a"]) == repr(version)
+
+
+@pytest.mark.parametrize("count", [3, 50])
+def test_in_memory_only_small_headers_are_whole(count):
+    line = Line(Codec(HarnessSerializer(), bare=True))
+    versions = {f"channel {number}": next_version(number) for number in range(count)}
+    for number in range(40):
+        versions = {**versions, "channel 0": next_version(number)}
+        at = line.put({"channel 0": number}, versions=versions, versions_seen={"node": dict(versions)})
+    assert line.read(at)["channel_versions"] == versions
+    assert line.read(at)["versions_seen"] == {"node": versions}
+    whole = len(ormsgpack.packb([versions, versions]))
+    sizes = [len(encoded.row.body) for encoded in line.encoded.values()]
+    assert sum(sizes) / len(sizes) < (whole + 200 if count == 3 else whole / 1.5)
+    kinds = [
+        {slot.kind for slot in line.codec.open_body(encoded.row.body, encoded.row.key).slots.values()}
+        for encoded in line.encoded.values()
+    ]
+    assert any(HEADER_DIFFERENCE in some for some in kinds) == (count == 50)
 
 
 def test_an_unchanged_header_costs_little():
