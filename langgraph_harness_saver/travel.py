@@ -55,6 +55,18 @@ class Rewound(NamedTuple):
     old_head: str
 
 
+class Carried(NamedTuple):
+    """What is stored before a thread's new head, for subgraphs to go on from.
+
+    That is the head's id, the rows and what they lean on, and the heads that there must still be.
+    """
+
+    root_id: str
+    rows: list[CheckpointRow]
+    bases: list[Base]
+    heads: dict[tuple[str, str], str | None]
+
+
 class _Changed(Exception):  # noqa: N818
     """What was read is not there any more."""
 
@@ -227,24 +239,20 @@ class Travel:
         found = [last if is_leaf else None, goes_on]
         return list({entry.row.key: entry for entry in found if entry is not None}.values())
 
-    # --- rewinding ---------------------------------------------------------------------------------
-
-    async def _rewind(self, thread_id: str, checkpoint_id: str, discard: set[str]) -> Rewound:
-        target = await self.entry(CheckpointKey(thread_id, "", checkpoint_id))
+    async def carried(self, target: Entry, thread_id: str) -> Carried:
+        """Tell what a thread's subgraphs are to go on from when a copy of a checkpoint becomes its head."""
         threads = {thread_id, target.row.key.thread_id}
         namespaces = {ns for thread in threads for ns in await self._store.namespaces(thread)} - {""}
-        heads = {ns: await self._head(thread_id, ns) for ns in ("", *namespaces)}
-        old_head = heads[""]
-        if old_head is None:
-            raise CheckpointNotFoundError(f"thread {thread_id!r} has no checkpoint")
+        heads = {(thread_id, ns): await self._head(thread_id, ns) for ns in ("", *namespaces)}
         begins: dict[str, str] = {}
         states = {ns: await self._states(target, ns, begins, is_leaf=False) for ns in sorted(namespaces)}
-        last = max(head for head in heads.values() if head is not None)
+        target_id = target.row.key.checkpoint_id
+        last = max(target_id, *(head for head in heads.values() if head is not None))
         new_ids: dict[str, str] = {}
-        for ns in sorted(states):
+        for ns in states:
             last = new_ids[ns] = following(last)
         root_id = following(last)
-        renamed = {checkpoint_id: root_id}
+        renamed = {target_id: root_id}
         renamed.update((entry.row.key.checkpoint_id, new_ids[ns]) for ns in states for entry in states[ns])
         ts = now_text(self._clock())
         rows = []
@@ -252,11 +260,26 @@ class Travel:
             key = CheckpointKey(thread_id, ns, new_ids[ns])
             rows += [self._moved(entry.row, key, renamed, ts) for entry in found]
             rows += [] if found else [self._empty(key, root_id, ts)]
-        root = self._moved(
-            target.row, CheckpointKey(thread_id, "", root_id), renamed, ts, rewound_from=checkpoint_id
-        )
         bases = _bases([target, *(entry for found in states.values() for entry in found)])
-        graft = Graft([*rows, root], bases, {(thread_id, ns): head for ns, head in heads.items()})
+        return Carried(root_id, rows, bases, heads)
+
+    # --- rewinding ---------------------------------------------------------------------------------
+
+    async def _rewind(self, thread_id: str, checkpoint_id: str, discard: set[str]) -> Rewound:
+        target = await self.entry(CheckpointKey(thread_id, "", checkpoint_id))
+        carried = await self.carried(target, thread_id)
+        old_head = carried.heads[thread_id, ""]
+        if old_head is None:
+            raise CheckpointNotFoundError(f"thread {thread_id!r} has no checkpoint")
+        root_id = carried.root_id
+        root = self._moved(
+            target.row,
+            CheckpointKey(thread_id, "", root_id),
+            {checkpoint_id: root_id},
+            now_text(self._clock()),
+            rewound_from=checkpoint_id,
+        )
+        graft = Graft([*carried.rows, root], carried.bases, carried.heads)
         if discard:
             await self._core.settle()
             await self._store.revise(

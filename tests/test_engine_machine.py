@@ -321,9 +321,15 @@ class EngineMachine(SaverMachine):
         except (InvalidConfigError, MergeConflict, CheckpointNotFoundError):
             assert {name_of(item.config) for item in self.collect(saver, config_of(into))} == before
         else:
-            head = self.model.of(str(into), "")[0]
+            head, theirs = (self.model.of(str(one), "")[0] for one in (into, other))
             name = (str(into), "", made.checkpoint_id)
-            assert {name_of(i.config) for i in self.collect(saver, config_of(into))} == {*before, name}
+            found = {name_of(item.config): item for item in self.collect(saver, config_of(into))}
+            assert found.keys() > before
+            # Where the head is theirs, so is what subgraphs remember.
+            for one in found.keys() - {*before, name}:
+                assert one[1]
+                assert made.fast_forward
+                self.adopt_copy(one, found[one], theirs)
             self.adopt_merged(self.call(saver, "get_tuple", config_of(*name)), name, head, other)
         self.check_all(saver)
 
@@ -417,7 +423,7 @@ class EngineMachine(SaverMachine):
         if name[1] and item.metadata["step"] == -2:
             node = Node(None, {}, {}, {}, dict(item.metadata), extra)
         else:
-            origin = self.model.node_of(chosen) if not name[1] else self.model_of_copy(name, item)
+            origin = self.model.node_of(chosen) if not name[1] else self.model_of_copy(name, item, chosen[0])
             assert origin is not None
             node = replace(copy.deepcopy(origin), writes={}, extra=extra)
             node.metadata.pop("run_id", None)
@@ -430,9 +436,9 @@ class EngineMachine(SaverMachine):
         node.metadata["parents"] = item.metadata["parents"]
         self.model.nodes[name] = node
 
-    def model_of_copy(self, name: Name, item: Any) -> Node:
+    def model_of_copy(self, name: Name, item: Any, thread_id: str) -> Node:
         step = item.metadata["step"]
-        line = self.model.of(*name[:2])
+        line = self.model.of(thread_id, name[1])
         return next(self.model.nodes[one] for one in line if self.model.nodes[one].metadata["step"] == step)
 
     @rule(which=doors, thread=threads, at=indexes, name=st.sampled_from(("good", "\x00")))

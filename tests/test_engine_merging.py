@@ -105,6 +105,45 @@ def test_a_branch_takes_what_its_source_has_and_is_merged(repo: Repo) -> None:
     assert repo.told(branch)[:2] == (1113, words + " w1000")
 
 
+def test_a_branch_that_is_taken_whole_brings_what_its_subgraphs_remember(saver: HarnessCheckpointer) -> None:
+    class Inner(TypedDict, total=False):
+        words: list[str]
+        seen: Annotated[list[int], operator.add]
+
+    class Outer(TypedDict, total=False):
+        words: list[str]
+        seen: list[int]
+
+    def remember(state: Inner) -> Inner:
+        return {"seen": [len(state.get("seen", ()))]}
+
+    inner = StateGraph(Inner).add_sequence([("remember", remember)]).add_edge(START, "remember")
+    middle = StateGraph(Inner).add_node("inner", inner.compile(checkpointer=True)).add_edge(START, "inner")
+    builder = StateGraph(Outer).add_node("middle", middle.compile(checkpointer=True))
+    graph = builder.add_edge(START, "middle").compile(checkpointer=saver)
+    engine = CheckpointEngine(saver, graph).sync
+
+    def run(name: str) -> list[int]:
+        return list(graph.invoke({"words": []}, thread(name))["seen"])
+
+    run("main")
+    branch = engine.branch(engine.get_latest("main").metadata.checkpoint_id, "b", "main")
+    run(branch)
+    merged = engine.merge_branch(branch, "main")
+    assert merged.fast_forward
+    went_on = run("main")
+    assert went_on == run(branch)
+    engine.delete_thread(branch)
+    # The merged head, whatever has come of it.
+    engine.rewind(merged.checkpoint_id, "main")
+    assert run("main") == went_on
+    engine.rewind(merged.parents[0], "main")
+    assert len(run("main")) < len(went_on)
+    engine.rewind(merged.checkpoint_id, "main")
+    saver.prune(["main"], strategy="keep_latest")
+    assert run("main") == went_on
+
+
 def test_what_came_by_way_of_the_other_counts_once(memory: Repo) -> None:
     branch = memory.branch("b")
     memory.add(branch, 10)

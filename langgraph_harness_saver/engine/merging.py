@@ -27,7 +27,7 @@ from langgraph_harness_saver.engine.taking import DESCRIBED
 from langgraph_harness_saver.engine.values import Values
 from langgraph_harness_saver.errors import InvalidConfigError, StoreError
 from langgraph_harness_saver.rows import Base, CheckpointKey, Entry, Graft, PutResult
-from langgraph_harness_saver.travel import Travel, following, now_text
+from langgraph_harness_saver.travel import Carried, Travel, following, now_text
 from langgraph_harness_saver.versions import next_version
 
 _NOT_MERGED = DESCRIBED | {"run_id", "writes", "rewound_from"}
@@ -121,7 +121,8 @@ class Merging:
     ) -> str:
         """Store the merged head."""
         key = parted.ours.row.key
-        new_key = key._replace(checkpoint_id=following(max(key.checkpoint_id, _id(theirs))))
+        carried = await self._carried(parted)
+        new_key = key._replace(checkpoint_id=carried.root_id)
         taken: Mapping[str, Any] = (ours if parted.moved else theirs).checkpoint
         checkpoint = dict(taken)
         stored = dict(checkpoint["channel_values"])
@@ -144,8 +145,16 @@ class Merging:
             "thread_id": parted.theirs.row.key.thread_id,
             "checkpoint_id": _id(theirs),
         }
-        await self._store(parted, new_key, checkpoint, metadata)
+        await self._store(parted, carried, checkpoint, metadata)
         return new_key.checkpoint_id
+
+    async def _carried(self, parted: _Parted) -> Carried:
+        """Return what stands before the merged head: where it is theirs, so is what subgraphs remember."""
+        ours, theirs = parted.ours.row, parted.theirs.row
+        if not parted.moved:
+            return await self._travel.carried(parted.theirs, ours.key.thread_id)
+        root_id = following(max(ours.key.checkpoint_id, theirs.key.checkpoint_id))
+        return Carried(root_id, [], [], {(ours.key.thread_id, ""): ours.key.checkpoint_id})
 
     def _apply(
         self, merged: Merged, stored: dict[str, Any], versions: dict[str, Any], others: Mapping[str, Any]
@@ -176,20 +185,24 @@ class Merging:
         }
 
     async def _store(
-        self, parted: _Parted, key: CheckpointKey, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
+        self, parted: _Parted, carried: Carried, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> None:
         codec, head = self._core.codec, parted.ours.row
         # Most of what the new head holds is one side's.
         near = head if parted.moved else parted.theirs.row
+        changed = StoreError(f"thread {near.key.thread_id!r} has changed in the meantime; merge again")
+        if carried.heads[head.key.thread_id, ""] != head.key.checkpoint_id:
+            raise changed
         stored = await self._core.get(*near.key)
         if stored is None or stored.row.rev != near.rev:
-            raise StoreError(f"thread {near.key.thread_id!r} has changed in the meantime; merge again")
+            raise changed
+        key = head.key._replace(checkpoint_id=carried.root_id)
         dump = codec.dump(checkpoint, metadata, checkpoint["channel_versions"], None, key.thread_id)
         row, parts, _ = codec.encode(key, head.key.checkpoint_id, dump, stored.image)
-        bases = [Base(head.key, head.rev), Base(near.key, near.rev)]
-        heads = {(key.thread_id, key.checkpoint_ns): head.key.checkpoint_id}
-        if await self._core.store.graft(Graft([row], bases, heads, parts=parts)) != PutResult.STORED:
-            raise StoreError(f"thread {key.thread_id!r} has changed in the meantime; merge again")
+        bases = [Base(head.key, head.rev), Base(near.key, near.rev), *carried.bases]
+        graft = Graft([*carried.rows, row], bases, carried.heads, parts=parts)
+        if await self._core.store.graft(graft) != PutResult.STORED:
+            raise changed
 
 
 def _check_nothing_pending(found: CheckpointTuple) -> None:
