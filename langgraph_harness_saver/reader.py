@@ -49,6 +49,15 @@ class Reader:
         """Know the bodies of more rows."""
         self._stored.update(bodies)
 
+    def has(self, key: CheckpointKey) -> bool:
+        """Tell whether the body of a row is known."""
+        return key in self._stored
+
+    def forget(self) -> None:
+        """Decode anew what is asked for from now on."""
+        for decoded in (self._bodies, self._headers, self._blobs):
+            decoded.clear()
+
     def body(self, key: CheckpointKey) -> Body:
         """Return a parsed body.
 

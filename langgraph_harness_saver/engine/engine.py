@@ -108,8 +108,8 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         limit, offset = page(limit, offset)
         await self._core.store.open()
         [keys] = await self._lines.keys([thread_id], None if limit is None else offset + limit)
-        entries = await self._lines.read(keys[offset:])
-        return [_metadata(item) for item in await self._lines.items(entries, await self._tags(thread_id))]
+        items = await self._lines.items_at(keys[offset:], await self._tags(thread_id))
+        return [_metadata(item) for item in items]
 
     async def list_time_travel_points(
         self, thread_id: str, limit: int | None = None, before: str | None = None
@@ -396,7 +396,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         older = keys if before is None else [key for key in keys if _cursor(key) < before]
         shown = older if limit is None else older[:limit]
         heads = {line[0] for line in lines if line}
-        items = await self._lines.items(await self._lines.read(shown), await self._tags(*names), heads)
+        items = await self._lines.items_at(shown, await self._tags(*names), heads)
         events = await self._event_lists.shown(item.key for item in items)
         return build_tree(
             thread_id,

@@ -13,8 +13,8 @@ from langgraph_harness_saver.reader import Reader
 from langgraph_harness_saver.rows import CheckpointKey, Entry, Page
 from langgraph_harness_saver.slots import ALIAS, Blob, Ref, Slot
 
-AT_ONCE = 500
-"""How many checkpoints are decoded together: the headers of all would keep the garbage collector busy."""
+AT_ONCE = 64
+"""How many checkpoints are decoded together."""
 SHORT_BYTES = 64
 """Values of up to this size are mostly the same few, and are decoded once."""
 
@@ -33,11 +33,14 @@ class Glance(NamedTuple):
 class Glances:
     """Looks at checkpoints whose rows have been read, and reads what their headers lean on besides."""
 
-    def __init__(self, core: Core, entries: Sequence[Entry]) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._bodies = {entry.row.key: entry.row.body for entry in entries}
         self._reader = Reader(core.codec, Page())
         self._values: dict[tuple[str, bytes], Any] = {}
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Know rows that have been read."""
+        self._reader.add({entry.row.key: entry.row.body for entry in entries})
 
     async def times(self, keys: Sequence[CheckpointKey]) -> list[Glance]:
         """Look when checkpoints were made."""
@@ -51,18 +54,17 @@ class Glances:
         return [self._route(key) or await self._anew(key) for key in keys]
 
     async def _begin(self, keys: Sequence[CheckpointKey], leans: Callable[[Slot], bool]) -> None:
-        self._reader = Reader(self._core.codec, Page((), self._bodies))
+        # The headers of all would keep the garbage collector busy.
+        self._reader.forget()
         await self._fetch(map(self._reader.head, keys), leans)
 
     async def _fetch(self, refs: Iterable[Ref], leans: Callable[[Slot], bool]) -> None:
         """Read the rows of slots and of those below them that aren't among the ones that have been read."""
         wanted, seen = set(refs), set[Ref]()
         while wanted:
-            missing = {ref.key for ref in wanted} - self._bodies.keys()
+            missing = {ref.key for ref in wanted if not self._reader.has(ref.key)}
             if missing:
-                found = {entry.row.key: entry.row.body for entry in await self._core.store.rows(missing)}
-                self._bodies.update(found)
-                self._reader.add(found)
+                self.add(await self._core.store.rows(missing))
             seen |= wanted
             slots = [slot for ref in wanted if (slot := self._slot(ref)) is not None and leans(slot)]
             wanted = {slot.base for slot in slots if slot.base is not None} - seen

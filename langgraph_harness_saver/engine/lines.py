@@ -116,37 +116,72 @@ class Lines:
         Of `heads` it tells what is left to run, of others what ran, as `graph.get_state` does; without
         `heads` nothing of the kind.
         """
-        glances = Glances(self._core, entries)
+        glances = Glances(self._core)
+        glances.add(entries)
+        return (await self._items(glances, entries[::-1], tags, heads))[::-1]
+
+    async def items_at(
+        self,
+        keys: Sequence[CheckpointKey],
+        tags: Mapping[CheckpointKey, Iterable[str]],
+        heads: Collection[CheckpointKey] | None = None,
+    ) -> list[TreeItem]:
+        """Describe those of some checkpoints that are there; see `items`."""
+        glances = Glances(self._core)
+        found: list[TreeItem] = []
+        for start in range(0, len(keys), PAGE):
+            # All rows together would keep the garbage collector busy.
+            entries = await self.read(keys[::-1][start : start + PAGE])
+            glances.add(entries)
+            found += await self._items(glances, entries, tags, heads)
+        return found[::-1]
+
+    async def _items(
+        self,
+        glances: Glances,
+        entries: Sequence[Entry],
+        tags: Mapping[CheckpointKey, Iterable[str]],
+        heads: Collection[CheckpointKey] | None,
+    ) -> list[TreeItem]:
         found: list[TreeItem] = []
         # Oldest first: each header is what differs from the one before.
         for start in range(0, len(entries), AT_ONCE):
-            some = entries[::-1][start : start + AT_ONCE]
+            some = entries[start : start + AT_ONCE]
             keys = [entry.row.key for entry in some]
             seen = await (glances.times(keys) if heads is None else glances.routes(keys))
-            for entry, glance in zip(some, seen, strict=True):
-                item = self._item(entry, glance, tuple(tags.get(entry.row.key, ())))
-                found.append(item if heads is None else self._routed(item, entry, glance, heads))
-        return found[::-1]
+            found += [self._item(*each, tags, heads) for each in zip(some, seen, strict=True)]
+        return found
 
-    def _item(self, entry: Entry, glance: Glance, tags: tuple[str, ...]) -> TreeItem:
-        row = entry.row
-        return TreeItem(*row.key, row.parent_id, self.metadata(entry), glance.time, tags=tags)
-
-    def _routed(
-        self, item: TreeItem, entry: Entry, glance: Glance, heads: Collection[CheckpointKey]
+    def _item(
+        self,
+        entry: Entry,
+        glance: Glance,
+        tags: Mapping[CheckpointKey, Iterable[str]],
+        heads: Collection[CheckpointKey] | None,
     ) -> TreeItem:
-        live = entry.row.key in heads
+        row, metadata = entry.row, self.metadata(entry)
+        runs: tuple[str, ...] = ()
+        asks: tuple[str, ...] = ()
+        if heads is not None:
+            runs, asks = self._next(entry, glance, metadata, live=row.key in heads)
+        named = tuple(tags.get(row.key, ()))
+        return TreeItem(*row.key, row.parent_id, metadata, glance.time, runs, asks, named)
+
+    def _next(
+        self, entry: Entry, glance: Glance, metadata: Mapping[str, Any], *, live: bool
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what runs next at a checkpoint, or ran, and the ids of what it waits for."""
         asks = any(write.call == ASKS for write in entry.writes)
         writes = self._writes(entry) if live or asks else ()
         runs = next_nodes(
             glance.routes,
             writes if live else (),
-            checkpoint_ns=item.checkpoint_ns,
+            checkpoint_ns=entry.row.key.checkpoint_ns,
             # Only of tasks that may have finished it takes their ids, which are made of it.
-            step=item.metadata.get("step") if live else None,
+            step=metadata.get("step") if live else None,
             task_paths={write.task_id: write.task_path for write in entry.writes},
         )
-        return item._replace(next=runs, interrupts=tuple(i.id for i in interrupts(writes, live=live)))
+        return runs, tuple(i.id for i in interrupts(writes, live=live)) if writes else ()
 
     def writers(self, entry: Entry, stored: Stored, channel: str) -> tuple[str, ...]:
         """Return the nodes that ran on a checkpoint and wrote to a channel, as their tasks' paths name."""

@@ -234,8 +234,8 @@ def build_tree(
     return CheckpointTree(
         thread_id=thread_id,
         total_checkpoints=len(known) if total is None else total,
-        nodes=tuple(_node(known[key], lines, head=key in latest) for key in newest_first),
-        edges=tuple(edge for key in newest_first for edge in _edges(known[key], known, lines)),
+        nodes=tuple([_node(known[key], lines, head=key in latest) for key in newest_first]),
+        edges=tuple([edge for key in newest_first for edge in _edges(key, known[key], known, lines)]),
         next_page=next_page,
     )
 
@@ -269,21 +269,25 @@ def _node(item: TreeItem, lines: Mapping[str, Branch], *, head: bool) -> TreeNod
 
 
 def _edges(
-    item: TreeItem, known: Mapping[CheckpointKey, TreeItem], lines: Mapping[str, Branch]
+    key: CheckpointKey,
+    item: TreeItem,
+    known: Mapping[CheckpointKey, TreeItem],
+    lines: Mapping[str, Branch],
 ) -> Iterator[TreeEdge]:
-    key, line = item.key, lines.get(item.thread_id)
-    origin = _find(key._replace(thread_id=line.source), known, lines) if line else None
-    if (came_of := _came_of(item, origin, known, lines)) and came_of != key:
+    line = lines.get(key.thread_id)
+    origin = _find(CheckpointKey(line.source, *key[1:]), known, lines) if line else None
+    if (came_of := _came_of(key, item, origin, known, lines)) and came_of != key:
         yield _edge(came_of, key, "parent" if came_of.thread_id == key.thread_id else "branch")
     if origin:
         # What its metadata says happened to the checkpoint that it is a copy of.
         return
-    for kind, other in _told(item):
+    for kind, other in _told(key, item.metadata):
         if (found := _find(other, known, lines)) and found != key:
             yield _edge(found, key, kind)
 
 
 def _came_of(
+    key: CheckpointKey,
     item: TreeItem,
     origin: CheckpointKey | None,
     known: Mapping[CheckpointKey, TreeItem],
@@ -292,18 +296,18 @@ def _came_of(
     """Return its parent in its own thread, else what it is a copy of, else its parent in another thread."""
     if item.parent_id is None:
         return origin
-    parent = item.key._replace(checkpoint_id=item.parent_id)
+    parent = CheckpointKey(*key[:2], item.parent_id)
     return parent if parent in known else origin or _find(parent, known, lines)
 
 
-def _told(item: TreeItem) -> Iterator[tuple[EdgeKind, CheckpointKey]]:
+def _told(key: CheckpointKey, metadata: Mapping[str, Any]) -> Iterator[tuple[EdgeKind, CheckpointKey]]:
     """Yield what its metadata says that a checkpoint came of."""
-    rewound, merged = item.metadata.get("rewound_from"), item.metadata.get("merged_from")
+    rewound, merged = metadata.get("rewound_from"), metadata.get("merged_from")
     if isinstance(rewound, str):
-        yield "rewind", item.key._replace(checkpoint_id=rewound)
+        yield "rewind", CheckpointKey(*key[:2], rewound)
     if isinstance(merged, Mapping):
         thread_id, checkpoint_id = merged.get("thread_id"), merged.get("checkpoint_id")
-        yield "merge", CheckpointKey(str(thread_id), item.checkpoint_ns, str(checkpoint_id))
+        yield "merge", CheckpointKey(str(thread_id), key.checkpoint_ns, str(checkpoint_id))
 
 
 def _edge(source: CheckpointKey, target: CheckpointKey, kind: EdgeKind) -> TreeEdge:
