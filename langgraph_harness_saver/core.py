@@ -418,6 +418,9 @@ class Core:
             for thread_id in {event.thread_id: None for event in events}:
                 await self.end(thread_id, expired=True)
             await self.store.add_events(rows)
+        if self.keeping is not None:
+            for row in rows:
+                self.keeping.grew(row.thread_id, [row])
 
     async def events(
         self,
@@ -431,6 +434,13 @@ class Core:
         await self.settle()
         await self.store.open()
         return [row async for row in self._event_rows(thread_id, checkpoint_ids, bare=bare, expired=expired)]
+
+    async def event_bytes(self, thread_id: str) -> dict[str, int]:
+        """Return how many bytes the events of a thread take, by the checkpoint that they hang on."""
+        sizes: dict[str, int] = {}
+        async for row in self._event_rows(thread_id, None, bare=False):
+            sizes[row.checkpoint_id] = sizes.get(row.checkpoint_id, 0) + len(row.head) + len(row.body)
+        return sizes
 
     async def _event_rows(
         self, thread_id: str, checkpoint_ids: Collection[str] | None, *, bare: bool, expired: bool = False

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -25,6 +27,7 @@ from langgraph_harness_saver.rows import (
     Change,
     CheckpointKey,
     CheckpointRow,
+    EventRow,
     Family,
     Keep,
     Kind,
@@ -92,6 +95,9 @@ class GCReport:
     details: Mapping[str, ThreadReport] = field(default_factory=dict)
 
 
+NO_EVENTS: Mapping[str, int] = MappingProxyType({})
+
+
 class _Seen(NamedTuple):
     """What is known of a stored checkpoint: its channels with a value, and whether one is a snapshot's."""
 
@@ -135,7 +141,10 @@ class Keeping:
         await self.keep(core, row.key, kept)
 
     def grew(
-        self, thread_id: str, rows: Iterable[CheckpointRow | WriteRow], parts: Iterable[PartRow]
+        self,
+        thread_id: str,
+        rows: Iterable[CheckpointRow | WriteRow | EventRow],
+        parts: Iterable[PartRow] = (),
     ) -> None:
         """Note how much was stored."""
         if self.retention.policy == CheckpointGC.MAX_BYTES and thread_id in self._grown:
@@ -170,7 +179,7 @@ class Keeping:
         # Told from the id, so that no process has to remember what others have done.
         every = max(COLLECT_EVERY, self.retention.newest or 0)
         if crc32(key.checkpoint_id.encode("utf-8", "surrogatepass")) % every == 0:
-            await self.collect(core, thread_id)
+            await self.collect(core, thread_id, told=False)
 
     def _went(self, core: Core, thread_id: str, kept: Keep) -> bool:
         """Note what has gone with a put; tell whether to look what goes next."""
@@ -241,10 +250,16 @@ class Keeping:
 
     # --- when asked --------------------------------------------------------------------------------
 
-    async def collect(self, core: Core, thread_id: str, *, dry_run: bool = False) -> ThreadReport:
-        """Delete all of a thread that the policy doesn't keep, and what was left of what went before."""
+    async def collect(
+        self, core: Core, thread_id: str, *, dry_run: bool = False, told: bool = True
+    ) -> ThreadReport:
+        """Delete all of a thread that the policy doesn't keep, and what was left of what went before.
+
+        Unless it is `told`, the report lacks the bytes of events.
+        """
         await core.store.open()
-        collecting = _Collecting(self, core.codec, thread_id)
+        events = await core.event_bytes(thread_id) if told else NO_EVENTS
+        collecting = _Collecting(self, core.codec, thread_id, events)
         if dry_run:
             collecting.choose(await core.store.outline(thread_id))
             collecting.plan(await core.store.load(thread_id))
@@ -410,10 +425,14 @@ class _Retiring:
 class _Collecting:
     """Deletes what a policy lets go, of a family that is loaded whole."""
 
-    def __init__(self, keeping: Keeping, codec: Codec, thread_id: str) -> None:
+    def __init__(
+        self, keeping: Keeping, codec: Codec, thread_id: str, events: Mapping[str, int] = NO_EVENTS
+    ) -> None:
+        """Collect one thread; `events`: how many bytes its events take, by the checkpoint they hang on."""
         self._keeping = keeping
         self._codec = codec
         self._thread_id = thread_id
+        self._events = events
         self._outline = Outline()
         self.verdict = Verdict()
         self.report = ThreadReport(thread_id)
@@ -432,10 +451,11 @@ class _Collecting:
                 key.checkpoint_id: made_at(key.checkpoint_id, reader.header(reader.head(key))[0].ts)
                 for key in roots
             }
-        before = weight(family, self._thread_id)
+        noted = taken_along(self._events, threads.roots)
+        before = weight(family, self._thread_id) + sum(noted.values())
         retention = self._keeping.retention
         if retention.policy == CheckpointGC.MAX_BYTES:
-            change = self._fitting(family, threads, asked, before)
+            change = self._fitting(family, threads, asked, before, noted)
         else:
             self.verdict = threads.verdict(retention, self._keeping.now(), interrupted=asked, times=times)
             change = self._change(family, SPARED)
@@ -444,24 +464,36 @@ class _Collecting:
             self.verdict.stays,
             tuple(self.verdict.roots),
             len(self.verdict.gone),
-            before - weight(applied(family, change), self._thread_id),
+            before - self._weight(family, change, noted),
         )
         return change
 
-    def _fitting(self, family: Family, threads: Threads, asked: Collection[str], before: int) -> Change:
+    def _weight(self, family: Family, change: Change, noted: Mapping[str | None, int]) -> int:
+        """Return how many bytes are stored of the thread when it has been changed, its events counted."""
+        left = sum(size for root, size in noted.items() if root is None or root in self.verdict.stays)
+        return weight(applied(family, change), self._thread_id) + left
+
+    def _fitting(
+        self,
+        family: Family,
+        threads: Threads,
+        asked: Collection[str],
+        before: int,
+        noted: Mapping[str | None, int],
+    ) -> Change:
         """Let go as much as it takes: what goes may leave bytes behind that survivors need."""
         limit = int(self._keeping.retention.param or 0)
         goal = limit - limit // SLACK
-        sizes = {one: _size(family, threads, node) for one, node in threads.roots.items()}
+        sizes = {one: _size(family, threads, node) + noted.get(one, 0) for one, node in threads.roots.items()}
         target = limit if before <= limit else goal
         for _ in range(FITTINGS):
             policy = Retention(CheckpointGC.MAX_BYTES, max(1, target))
             self.verdict = threads.verdict(policy, 0.0, interrupted=asked, sizes=sizes)
             change = self._change(family)
-            excess = weight(applied(family, change), self._thread_id) - (limit if before <= limit else goal)
+            excess = self._weight(family, change, noted) - (limit if before <= limit else goal)
             if excess <= 0 or target <= 1:
                 sparing = self._change(family, SPARED)
-                return sparing if weight(applied(family, sparing), self._thread_id) <= limit else change
+                return sparing if self._weight(family, sparing, noted) <= limit else change
             kept = sum(sizes[one] for one in self.verdict.stays)
             target = max(1, min(target, kept) - excess)
         return change
@@ -519,6 +551,20 @@ def _size(family: Family, threads: Threads, node: Node) -> int:
     rows = [node, *threads.below(node.key.checkpoint_id)]
     written = sum(len(write.body) for row in rows for write in family.writes.get(row.key, ()))
     return written + sum(row.size for row in rows)
+
+
+def taken_along(events: Mapping[str, int], roots: Iterable[str]) -> dict[str | None, int]:
+    """Return how many bytes of events go with each root checkpoint, None: with none yet.
+
+    See `Store.add_events`.
+    """
+    line = sorted(roots)
+    sizes: dict[str | None, int] = {}
+    for checkpoint_id, size in events.items():
+        at = bisect_left(line, checkpoint_id)
+        root = line[at] if at < len(line) else None
+        sizes[root] = sizes.get(root, 0) + size
+    return sizes
 
 
 def weight(family: Family, thread_id: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from helpers import id_of, thread
 from test_processes import arguments_of, check_line, writes_of
 
-from langgraph_harness_saver import InvalidConfigError, Retention
+from langgraph_harness_saver import CheckpointEngine, Event, InvalidConfigError, Retention
 from langgraph_harness_saver.keeping import weight
 
 
@@ -54,6 +56,26 @@ def test_bytes_stay_within_the_budget(make_saver):
         # The latest writes come after their checkpoint.
         assert weight(family, "t") <= budget + 2_000
     assert 2 < len(numbers(saver)) < 80
+    assert saver.failures == 0
+
+
+def test_events_count_where_bytes_do(make_saver):
+    budget = 60_000
+    saver = make_saver(retention=Retention("max_bytes", budget))
+    engine, recorder = CheckpointEngine(saver).sync, CheckpointEngine(saver).recorder
+    for number in range(60):
+        checkpoint_id = id_of(put(saver, number, channel_values={}))
+        recorder.record(Event("tool_call", "look", "t", checkpoint_id, output=random.randbytes(1500).hex()))
+        assert recorder.flush()
+        noted = saver.run_sync(saver._core.event_bytes("t"))
+        family = saver.run_sync(saver.backend.load("t"))
+        # The latest event comes after its checkpoint.
+        assert weight(family, "t") + sum(noted.values()) <= budget + 5_000
+        assert min(noted) >= engine.list_checkpoints("t")[-1].checkpoint_id
+    assert 2 < len(engine.list_checkpoints("t")) < 60
+    foretold = engine.gc("t", retention="keep_last_n:1", dry_run=True)
+    assert foretold.bytes > sum(list(noted.values())[:-1])
+    assert engine.gc("t", retention="keep_last_n:1") == replace(foretold, dry_run=False)
     assert saver.failures == 0
 
 

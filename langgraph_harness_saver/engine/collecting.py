@@ -62,6 +62,7 @@ class CollectionMethods:
         """Do what `gc` does, yielding the report of each thread; go on `after` the last thread before."""
         core, keeping = self.checkpointer._core, self.checkpointer._keeping(retention)
         await core.store.open()
+        await core.settle()
         if thread_id is not None:
             yield await keeping.collect(core, thread_name(thread_id), dry_run=dry_run)
             return
