@@ -39,7 +39,10 @@ class Threads:
         self._outline = outline
         self._thread_id = thread_id
         self._facts = facts
-        live = [n for n in outline.nodes if n.kind == Kind.LIVE and n.key.thread_id == thread_id]
+        own = [n for n in outline.nodes if n.key.thread_id == thread_id]
+        live = [n for n in own if n.kind == Kind.LIVE]
+        anchors = {n.key: n for n in own if n.kind == Kind.ANCHOR}
+        self._parents = {node.key: _beyond(node, anchors) for node in live}
         self.roots = {node.key.checkpoint_id: node for node in live if not node.key.checkpoint_ns}
         self._below: list[tuple[Node, str]] = []
         for node in live:
@@ -70,7 +73,7 @@ class Threads:
             [
                 Root(
                     one,
-                    node.parent_id,
+                    self._parents[node.key],
                     (times or {}).get(one, now),
                     self._facts(node).step,
                     (sizes or {}).get(one, node.size),
@@ -131,14 +134,14 @@ class Threads:
                 line[root] = max(line.get(root, node), node, key=lambda one: one.key.checkpoint_id)
         needed: set[CheckpointKey] = set()
         for survivor in stays:
-            parent = self.roots[survivor].parent_id
+            parent = self._parents[self.roots[survivor].key]
             waiting, seen = set(made), set()
             while parent in self.roots and parent not in stays and parent not in seen and waiting:
                 seen.add(parent)
                 for ns in [ns for ns in waiting if parent in made[ns]]:
                     needed.add(made[ns][parent].key)
                     waiting.discard(ns)
-                parent = self.roots[parent].parent_id
+                parent = self._parents[self.roots[parent].key]
         return needed
 
     def _replaced(
@@ -150,7 +153,9 @@ class Threads:
         """
         at = bisect_right(survivors, root)
         following = survivors[at] if at < len(survivors) else None
-        parents = {n.key.checkpoint_id: n.parent_id for n, _ in self._below if n.key[:2] == node.key[:2]}
+        parents = {
+            n.key.checkpoint_id: self._parents[n.key] for n, _ in self._below if n.key[:2] == node.key[:2]
+        }
         for other, other_root in self._below:
             if other.key[:2] != node.key[:2] or other_root <= root:
                 continue
@@ -164,6 +169,18 @@ class Threads:
             if _comes_of(other.key.checkpoint_id, node.key.checkpoint_id, parents):
                 return True
         return False
+
+
+def _beyond(node: Node, anchors: Mapping[CheckpointKey, Node]) -> str | None:
+    """Return a checkpoint's nearest ancestor that isn't an anchor."""
+    parent_id, seen = node.parent_id, set()
+    while parent_id is not None and parent_id not in seen:
+        anchor = anchors.get(node.key._replace(checkpoint_id=parent_id))
+        if anchor is None:
+            break
+        seen.add(parent_id)
+        parent_id = anchor.parent_id
+    return parent_id
 
 
 def _comes_of(one: str, ancestor: str, parents: Mapping[str, str | None]) -> bool:

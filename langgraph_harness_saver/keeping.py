@@ -168,7 +168,7 @@ class Keeping:
         if self.retention.policy == CheckpointGC.MAX_BYTES:
             limit = self.retention.param or 0
             if self._grown.get(thread_id, limit) > limit / SLACK:
-                await self.collect(core, thread_id)
+                await self.collect(core, thread_id, grows=True)
             return
         if kept is None:
             is_plain = await self._retire(core, thread_id)
@@ -251,15 +251,16 @@ class Keeping:
     # --- when asked --------------------------------------------------------------------------------
 
     async def collect(
-        self, core: Core, thread_id: str, *, dry_run: bool = False, told: bool = True
+        self, core: Core, thread_id: str, *, dry_run: bool = False, told: bool = True, grows: bool = False
     ) -> ThreadReport:
         """Delete all of a thread that the policy doesn't keep, and what was left of what went before.
 
-        Unless it is `told`, the report lacks the bytes of events.
+        Unless it is `told`, the report lacks the bytes of events. If the thread `grows`, a byte budget has
+        to do for what comes until it is looked at again.
         """
         await core.store.open()
         events = await core.event_bytes(thread_id) if told else NO_EVENTS
-        collecting = _Collecting(self, core.codec, thread_id, events)
+        collecting = _Collecting(self, core.codec, thread_id, events, grows=grows)
         if dry_run:
             collecting.choose(await core.store.outline(thread_id))
             collecting.plan(await core.store.load(thread_id))
@@ -426,13 +427,14 @@ class _Collecting:
     """Deletes what a policy lets go, of a family that is loaded whole."""
 
     def __init__(
-        self, keeping: Keeping, codec: Codec, thread_id: str, events: Mapping[str, int] = NO_EVENTS
+        self, keeping: Keeping, codec: Codec, thread_id: str, events: Mapping[str, int], *, grows: bool
     ) -> None:
         """Collect one thread; `events`: how many bytes its events take, by the checkpoint they hang on."""
         self._keeping = keeping
         self._codec = codec
         self._thread_id = thread_id
         self._events = events
+        self._grows = grows
         self._outline = Outline()
         self.verdict = Verdict()
         self.report = ThreadReport(thread_id)
@@ -483,17 +485,17 @@ class _Collecting:
     ) -> Change:
         """Let go as much as it takes: what goes may leave bytes behind that survivors need."""
         limit = int(self._keeping.retention.param or 0)
-        goal = limit - limit // SLACK
+        goal = limit if before <= limit and not self._grows else limit - limit // SLACK
         sizes = {one: _size(family, threads, node) + noted.get(one, 0) for one, node in threads.roots.items()}
-        target = limit if before <= limit else goal
+        target = goal
         for _ in range(FITTINGS):
             policy = Retention(CheckpointGC.MAX_BYTES, max(1, target))
             self.verdict = threads.verdict(policy, 0.0, interrupted=asked, sizes=sizes)
             change = self._change(family)
-            excess = self._weight(family, change, noted) - (limit if before <= limit else goal)
+            excess = self._weight(family, change, noted) - goal
             if excess <= 0 or target <= 1:
                 sparing = self._change(family, SPARED)
-                return sparing if self._weight(family, sparing, noted) <= limit else change
+                return sparing if self._weight(family, sparing, noted) <= goal else change
             kept = sum(sizes[one] for one in self.verdict.stays)
             target = max(1, min(target, kept) - excess)
         return change

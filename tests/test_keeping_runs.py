@@ -115,3 +115,24 @@ def test_what_was_asked_stays_until_it_is_answered(sent, durability, make_saver)
     graph.update_state(thread("t"), {"answers": ["more"]})
     assert graph.get_state(head.config).interrupts == head.interrupts
     assert saver.failures == 0
+
+
+def test_lines_part_where_they_did_whatever_went_in_between(make_saver):
+    talk = Talk(make_saver())
+    engine = CheckpointEngine(talk.graph.checkpointer).sync
+    for said in ("one", "two"):
+        talk.say(said)
+    left = engine.list_checkpoints("t")[0].checkpoint_id
+    engine.rewind(engine.list_checkpoints("t")[2].checkpoint_id, "t")
+    for said in ("three", "four"):
+        talk.say(said)
+    stays = [engine.gc("t", retention="keep_last_n:1").details["t"].stays for _ in range(3)]
+    assert stays[0] == stays[1] == stays[2]
+    assert stays[0][left] == "line_head"
+    assert talk.graph.get_state({"configurable": {"thread_id": "t", "checkpoint_id": left}}).values["said"][
+        3:
+    ] == [
+        "two",
+        "to two",
+        "ends",
+    ]
