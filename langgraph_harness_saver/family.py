@@ -516,7 +516,7 @@ def _moved(row: CheckpointRow, parent_id: str | None) -> CheckpointRow:
 
 def _retired(row: CheckpointRow) -> CheckpointRow:
     """Return a checkpoint out of sight; its rev is another one, so that no difference is written on it."""
-    return row._replace(kind=Kind.HIDDEN, rev=revision(row.body, b"", None))
+    return row._replace(kind=Kind.HIDDEN, rev=revision(row.body, b"", row.parent_id))
 
 
 def _is_left(row: CheckpointRow) -> bool:

@@ -504,7 +504,12 @@ class _Collecting:
         return collection(self._codec, family, self.verdict.gone, self._spared(family, spared))
 
     def _spared(self, family: Family, most: int) -> set[CheckpointKey]:
-        """Return what stays out of sight, of what goes now or was retired."""
+        """Return what stays out of sight, of what goes now or was retired.
+
+        Of what goes only where no step came next: whoever asks for it wants the bytes.
+        """
+        facts = facts_with(self._codec)
+        left = {node.parent_id for node in self._outline.nodes if facts(node).source == "loop"}
         rows = [
             row
             for key, row in family.rows.items()
@@ -512,8 +517,12 @@ class _Collecting:
             and (key in self.verdict.gone or (row.kind == Kind.HIDDEN and row.metadata))
             and not is_anchor_id(key.checkpoint_id)
         ]
-        roots = sorted((row.key.checkpoint_id for row in rows if not row.key.checkpoint_ns), reverse=True)
-        newest = set(roots[:most])
+        roots = [
+            row.key.checkpoint_id
+            for row in rows
+            if not row.key.checkpoint_ns and (row.kind == Kind.HIDDEN or row.key.checkpoint_id not in left)
+        ]
+        newest = set(sorted(roots, reverse=True)[:most])
         return {row.key for row in rows if root_of(self._codec, row) in newest}
 
 

@@ -12,6 +12,7 @@ from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
+from langgraph_harness_saver import keeping
 from langgraph_harness_saver.engine import CheckpointEngine
 from langgraph_harness_saver.keeping import SPARED
 
@@ -52,10 +53,11 @@ class Talk:
         self.graph.invoke({"said": [what]}, thread("t"), durability="sync")
 
 
-@pytest.mark.parametrize("by", ["puts", "gc"])
-def test_a_run_goes_on_from_a_checkpoint_that_another_one_has_let_go(by, make_saver):
+@pytest.mark.parametrize("by", ["puts", "puts and collections", "gc"])
+def test_a_run_goes_on_from_a_checkpoint_that_another_one_has_let_go(by, make_saver, monkeypatch):
     slow, quick = Talk(make_saver()), Talk(make_saver())
-    if by == "puts":
+    monkeypatch.setattr(keeping, "COLLECT_EVERY", 1 if "collections" in by else 1 << 40)
+    if by != "gc":
         quick.graph.checkpointer.retention = "keep_last_n:1"
     quick.say("one")
     quick.say("two")
