@@ -53,10 +53,12 @@ class Reader:
         """Tell whether the body of a row is known."""
         return key in self._stored
 
-    def forget(self) -> None:
-        """Decode anew what is asked for from now on."""
-        for decoded in (self._bodies, self._headers, self._blobs):
-            decoded.clear()
+    def forget(self, *, bodies: bool = True) -> None:
+        """Decode anew what is asked for from now on, bodies only if told so."""
+        self._headers.clear()
+        self._blobs.clear()
+        if bodies:
+            self._bodies.clear()
 
     def body(self, key: CheckpointKey) -> Body:
         """Return a parsed body.

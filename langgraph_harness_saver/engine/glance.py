@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langgraph_harness_saver.channels import is_routing
@@ -14,7 +14,7 @@ from langgraph_harness_saver.rows import CheckpointKey, Entry, Page
 from langgraph_harness_saver.slots import ALIAS, Blob, Ref, Slot
 
 AT_ONCE = 64
-"""How many checkpoints are decoded together."""
+"""Of how many checkpoints the headers are decoded together."""
 SHORT_BYTES = 64
 """Values of up to this size are mostly the same few, and are decoded once."""
 
@@ -42,19 +42,24 @@ class Glances:
         """Know rows that have been read."""
         self._reader.add({entry.row.key: entry.row.body for entry in entries})
 
-    async def times(self, keys: Sequence[CheckpointKey]) -> list[Glance]:
+    async def times(self, keys: Sequence[CheckpointKey]) -> AsyncIterator[Glance]:
         """Look when checkpoints were made."""
         await self._begin(keys, _is_alias)
-        return [self._time(key) or await self._anew(key) for key in keys]
+        for key in keys:
+            yield self._time(key) or await self._anew(key)
 
-    async def routes(self, keys: Sequence[CheckpointKey]) -> list[Glance]:
+    async def routes(self, keys: Sequence[CheckpointKey]) -> AsyncIterator[Glance]:
         """Look what runs next at checkpoints; those of one line best oldest first."""
         await self._begin(keys, _is_difference)
-        await self._fetch((ref for key in keys for ref in self._routing(key)), _is_difference)
-        return [self._route(key) or await self._anew(key) for key in keys]
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            # The headers of all would keep the garbage collector busy.
+            self._reader.forget(bodies=False)
+            await self._fetch((ref for key in some for ref in self._routing(key)), _is_difference)
+            for key in some:
+                yield self._route(key) or await self._anew(key)
 
     async def _begin(self, keys: Sequence[CheckpointKey], leans: Callable[[Slot], bool]) -> None:
-        # The headers of all would keep the garbage collector busy.
         self._reader.forget()
         await self._fetch(map(self._reader.head, keys), leans)
 

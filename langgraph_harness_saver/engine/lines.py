@@ -10,7 +10,7 @@ from langgraph.checkpoint.serde.types import INTERRUPT
 
 from langgraph_harness_saver.channels import TASKS
 from langgraph_harness_saver.core import Core, Stored
-from langgraph_harness_saver.engine.glance import AT_ONCE, Glance, Glances
+from langgraph_harness_saver.engine.glance import Glance, Glances
 from langgraph_harness_saver.engine.routing import interrupts, next_nodes
 from langgraph_harness_saver.engine.tree import TreeItem
 from langgraph_harness_saver.errors import CheckpointNotFoundError
@@ -118,7 +118,11 @@ class Lines:
         """
         glances = Glances(self._core)
         glances.add(entries)
-        return (await self._items(glances, entries[::-1], tags, heads))[::-1]
+        found: list[TreeItem] = []
+        # Oldest first: each header is what differs from the one before.
+        for start in range(0, len(entries), PAGE):
+            found += await self._items(glances, entries[::-1][start : start + PAGE], tags, heads)
+        return found[::-1]
 
     async def items_at(
         self,
@@ -143,14 +147,10 @@ class Lines:
         tags: Mapping[CheckpointKey, Iterable[str]],
         heads: Collection[CheckpointKey] | None,
     ) -> list[TreeItem]:
-        found: list[TreeItem] = []
-        # Oldest first: each header is what differs from the one before.
-        for start in range(0, len(entries), AT_ONCE):
-            some = entries[start : start + AT_ONCE]
-            keys = [entry.row.key for entry in some]
-            seen = await (glances.times(keys) if heads is None else glances.routes(keys))
-            found += [self._item(*each, tags, heads) for each in zip(some, seen, strict=True)]
-        return found
+        keys = [entry.row.key for entry in entries]
+        seen = glances.times(keys) if heads is None else glances.routes(keys)
+        each = iter(entries)
+        return [self._item(next(each), glance, tags, heads) async for glance in seen]
 
     def _item(
         self,
