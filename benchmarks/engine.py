@@ -25,7 +25,7 @@ from langgraph_harness_saver.engine import CheckpointTree
 STORES = ("memory", "sqlite", "postgres", "redis")
 STATE_BYTES = 10 << 20
 BRANCHES = 1000
-CHECKPOINTS, LONG_BRANCHES = 10_000, 500
+CHECKPOINTS, LONG_BRANCHES, OWN = 10_000, 500, 2
 
 
 async def seconds(work: Callable[[], Awaitable[Any]], times: int = 3) -> float:
@@ -39,9 +39,10 @@ async def seconds(work: Callable[[], Awaitable[Any]], times: int = 3) -> float:
 
 
 async def put_line(saver: HarnessCheckpointer, thread_id: str, length: int, values: dict[str, Any]) -> None:
-    """Put checkpoints one after the other, each with what a node wrote."""
+    """Put checkpoints one after the other, each with what a node wrote, behind those that a thread has."""
     config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-    version = None
+    head = await saver.aget_tuple(config)
+    config, version = (head.config, head.checkpoint["channel_versions"]["count"]) if head else (config, None)
     for step in range(length):
         checkpoint, metadata, new = next_put(saver, version, step, {**values, "count": step}, "count")
         version = new["count"]
@@ -92,13 +93,14 @@ async def size(places: Places, store: str, url: str, saver: HarnessCheckpointer)
 
 
 async def long_thread(places: Places, store: str) -> None:
-    """Print what looking at a thread of 10,000 checkpoints and 500 branches takes."""
+    """Print what looking at a thread of 10,000 checkpoints and 500 branches takes, and deleting all of it."""
     saver = HarnessCheckpointer.from_conn_string(places.new(store))
     engine = CheckpointEngine(saver)
     await put_line(saver, "long", CHECKPOINTS, {"text": "a state " * 200})
     ids = [one.checkpoint_id for one in await engine.list_checkpoints("long")]
     for number in range(LONG_BRANCHES):
-        await engine.branch(ids[number * 20], f"branch {number}", "long")
+        branch = await engine.branch(ids[number * 20], f"branch {number}", "long")
+        await put_line(saver, branch, OWN, {"text": "a state " * 200})
     await engine.tag(ids[5], "good", "long")
 
     async def pages() -> None:
@@ -113,13 +115,18 @@ async def long_thread(places: Places, store: str) -> None:
         "list_checkpoints": lambda: engine.list_checkpoints("long"),
         "list_checkpoints(20)": lambda: engine.list_checkpoints("long", 20),
         "list_branches": lambda: engine.list_branches("long"),
+        "list_tags": lambda: engine.list_tags("long"),
         "list_time_travel_points": lambda: engine.list_time_travel_points("long"),
+        "list_time_travel_points(20)": lambda: engine.list_time_travel_points("long", 20),
+        "get_checkpoint_tree(limit=50)": lambda: engine.get_checkpoint_tree("long", 50),
         "get_checkpoint_tree": lambda: engine.get_checkpoint_tree("long"),
         "get_checkpoint_tree(limit=None)": lambda: engine.get_checkpoint_tree("long", None),
         "all pages of it": pages,
     }
     for name, look in looks.items():
         print(f"{store}: {name} {await seconds(look):.3f} s")
+    deleting = await seconds(lambda: engine.delete_thread("long", branches=True), 1)
+    print(f"{store}: delete_thread(branches=True) {deleting:.3f} s")
     await saver.aclose()
 
 

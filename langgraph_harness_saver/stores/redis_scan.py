@@ -66,7 +66,7 @@ class Scanner:
             if step.after is None:
                 break
             query = replace(query, after=step.after)
-            wanted = min(2 * wanted, SCAN_ROWS)
+            wanted = min(2 * wanted, max(size, SCAN_ROWS))
         return _joined(pages)
 
     async def _step(self, query: Query, count: int, wholly: bytes) -> _Step:
