@@ -13,7 +13,13 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict
 
-from langgraph_harness_saver import CheckpointEngine, HarnessCheckpointer, InvalidConfigError, MergeConflict
+from langgraph_harness_saver import (
+    CheckpointEngine,
+    HarnessCheckpointer,
+    HeadMovedError,
+    InvalidConfigError,
+    MergeConflict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +195,31 @@ def test_what_was_merged_and_deleted_does_not_count_twice(memory: Repo) -> None:
     memory.add("main", 1000)
     with pytest.raises(MergeConflict, match="total: both sides changed it"):
         memory.engine.merge_branch(two, "main")
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_a_thread_that_moves_while_it_is_merged_into_loses_nothing(
+    fast_forward: bool, memory: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = memory.branch("b")
+    memory.add(branch, 10)
+    if not fast_forward:
+        memory.add("main", 100)
+    store = memory.graph.checkpointer._core.store
+    graft = store.graft
+
+    async def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        memory.add("main", 1000)
+        return await graft(*args)
+
+    monkeypatch.setattr(store, "graft", late)
+    with pytest.raises(HeadMovedError, match="another run has written"):
+        memory.engine.merge_branch(branch, "main")
+    before = memory.told("main")[0]
+    assert before == (1003 if fast_forward else 1103)
+    memory.engine.merge_branch(branch, "main")
+    assert memory.told("main")[0] == before + 10
 
 
 BAD: dict[str, Callable[[Repo, str], Any]] = {

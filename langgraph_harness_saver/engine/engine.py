@@ -240,6 +240,7 @@ class CheckpointEngine(SnapshotMethods, CollectionMethods):
         Raises:
             MergeConflict: Both changed a channel, and neither reducers nor `strategy` say how to put the two
                 together. Nothing is written.
+            HeadMovedError: A run has written to the thread in the meantime. Nothing is written; merge again.
         """
         return await Merging(self._core, self._travel, self._lines, self._values).merge(
             thread_name(branch_thread_id), thread_name(into_thread_id), strategy
