@@ -497,11 +497,12 @@ class Core:
         return live
 
     async def end(self, thread_id: str, *, expired: bool = False) -> int:
-        """Delete a thread, with `expired` only if it has, leaving what others of its family need.
+        """Delete a thread, leaving what others of its family need; return how many live checkpoints it had.
 
-        A store keeps what has expired for its family's sake, and a revision would take it for alive.
+        With `expired` only if it has, else the answer is -1: a store keeps what has expired for its family's
+        sake, and a revision would take it for alive.
         """
-        live = 0
+        live = -1
 
         def plan(family: Family) -> Change:
             nonlocal live
@@ -515,8 +516,8 @@ class Core:
         """Delete what has expired; return how many threads went."""
         swept = await self.store.sweep()
         for thread_id in await self.store.entangled():
-            await self.end(thread_id, expired=True)
-            swept += 1
+            # Another process may have come first.
+            swept += await self.end(thread_id, expired=True) >= 0
         return swept
 
     async def delete_for_runs(self, run_ids: Sequence[str]) -> None:

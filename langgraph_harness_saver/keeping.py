@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLLECT_EVERY = 64
-"""After about so many puts of a thread, or as many as stay if these are more, what they have taken out of
+"""After about so many puts of a thread, or twice as many as stay if that is more, what they have taken out of
 sight is deleted, for that takes the longer the more stay."""
 SLACK = 16
 """Where bytes are counted, a thread is looked at once a 16th of what it may have has come, and then shrunk by
@@ -177,7 +177,7 @@ class Keeping:
         if is_plain:
             await self._look_ahead(core, thread_id)
         # Told from the id, so that no process has to remember what others have done.
-        every = max(COLLECT_EVERY, self.retention.newest or 0)
+        every = max(COLLECT_EVERY, 2 * (self.retention.newest or 0))
         if crc32(key.checkpoint_id.encode("utf-8", "surrogatepass")) % every == 0:
             await self.collect(core, thread_id, told=False)
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import random
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,10 @@ class _Job(NamedTuple):
     named: Sequence[Named] = ()
     renewed: Sequence[str] = ()
     writes: bool = True
+
+
+class _PartGone(Exception):  # noqa: N818
+    """A part isn't there any more that a family had: somebody has changed it since it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -622,12 +627,16 @@ class RedisStore(Store):
 
     async def load(self, thread_id: str) -> Family:
         await self.open()
-        family = await self._family(thread_id)
-        parts = family.parts
-        assert isinstance(parts, LazyParts)
-        while missing := [part_id for part_id in parts if part_id not in parts.loaded]:
-            await self._load_parts(family.home, parts, parts.next(missing[0]))
-        return Family(family.rows, family.writes, parts.loaded, family.branches)
+        while True:
+            family = await self._family(thread_id)
+            parts = family.parts
+            assert isinstance(parts, LazyParts)
+            try:
+                while missing := [part_id for part_id in parts if part_id not in parts.loaded]:
+                    await self._load_parts(family.home, parts, parts.next(missing[0]))
+            except _PartGone:
+                continue
+            return Family(family.rows, family.writes, parts.loaded, family.branches)
 
     async def _family(self, thread_id: str) -> _Read:
         """Read all of a family as it was at one moment."""
@@ -691,10 +700,9 @@ class RedisStore(Store):
         for start in range(0, len(wanted), LOAD_ROWS):
             some = wanted[start : start + LOAD_ROWS]
             [found] = await self._ask([command(home.spot, b"HMGET", home.spot.keys[PARTS_KEY], *some)])
-            # One that has gone meanwhile: the revision is begun anew.
-            parts.loaded.update(
-                (p, b"" if data is None else data) for p, data in zip(some, found, strict=True)
-            )
+            if None in found:
+                raise _PartGone
+            parts.loaded.update(zip(some, found, strict=True))
 
     # --- changing ----------------------------------------------------------------------------------
 
@@ -794,8 +802,10 @@ class RedisStore(Store):
                 if expired and family is not None and not family.expired:
                     return
                 if family is not None:
-                    change = await run_plan(plan, family, partial(self._load_parts, family.home))
-                    if change == Change() or await self._apply(thread_id, family, change, if_expired=expired):
+                    change = await self._planned(plan, family)
+                    if change == Change():
+                        return
+                    if change and await self._apply(thread_id, family, change, if_expired=expired):
                         return
                 logger.debug("%s: others have changed thread %r meanwhile", self.where, thread_id)
                 await pauses.wait()
@@ -803,6 +813,13 @@ class RedisStore(Store):
             if locked is not None:
                 await self._ask([command(locked.spot, b"HDEL", locked.spot.keys[0], b"l")])
         raise StoreError(f"{self.where}: others keep changing thread {thread_id!r}; try again later")
+
+    async def _planned(self, plan: Plan, family: _Read) -> Change | None:
+        """Return what a plan makes of a family; None if it has changed meanwhile."""
+        try:
+            return await run_plan(plan, family, partial(self._load_parts, family.home))
+        except _PartGone:
+            return None
 
     async def _chosen(self, thread_id: str, needed: Needed | None, facts: Facts) -> _Read | None:
         """Read what has been chosen of a family; None if it has changed since."""
@@ -1042,7 +1059,9 @@ class RedisStore(Store):
     async def entangled(self) -> Sequence[str]:
         await self.open()
         found: dict[str, None] = {}
-        for shard in range(SHARDS):
+        # Processes that sweep at once don't go the same way.
+        first = random.randrange(SHARDS)
+        for shard in (*range(first, SHARDS), *range(first)):
             start = 0
             while due := await self._index.due(shard, self._times()[0], start, SWEEP_BATCH):
                 start += len(due)

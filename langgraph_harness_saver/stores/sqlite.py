@@ -71,6 +71,8 @@ from langgraph_harness_saver.stores.sqlite_rows import (
 SWEEP_BATCH = 20
 SWEEP_PAUSE = 0.01
 """Seconds between two batches of a sweep."""
+SWEEP_VACUUM = 32
+"""After so many batches free pages are given back, which takes as long as some batches."""
 
 
 class SQLiteStore(Store):
@@ -602,12 +604,15 @@ class SQLiteStore(Store):
         def work(connection: sqlite3.Connection) -> int:
             expired = connection.execute(SQL["expired"], (self.clock(), SWEEP_BATCH)).fetchall()
             for (thread,) in expired:
-                self._drop(connection, thread)
+                self._empty(connection, thread)
+            if expired and (len(expired) < SWEEP_BATCH or batches % SWEEP_VACUUM == 0):
+                self._file.vacuum()
             return len(expired)
 
-        swept = 0
+        swept = batches = 0
         while batch := await self._file.write(work):
             swept += batch
+            batches += 1
             # Whoever waits for the file looks only from time to time, and would hardly ever find it free.
             if door.sync:
                 time.sleep(SWEEP_PAUSE)  # noqa: ASYNC251
@@ -663,11 +668,15 @@ class SQLiteStore(Store):
         return {name: self._thread(connection, name, expired=bool(records)) for name in names}
 
     def _drop(self, connection: sqlite3.Connection, thread: int) -> None:
+        self._empty(connection, thread)
+        self._file.vacuum()
+
+    @staticmethod
+    def _empty(connection: sqlite3.Connection, thread: int) -> None:
         for (number,) in connection.execute(SQL["thread_checkpoints"], (thread,)).fetchall():
             drop_writes(connection, number)
         for name in ("drop_thread_checkpoints", "drop_thread_parts", "drop_tags", "drop_thread"):
             connection.execute(SQL[name], (thread,))
-        self._file.vacuum()
 
     def _family(self, connection: sqlite3.Connection, thread_id: str, needed: Needed | None = None) -> Family:
         """Return a family, or the part of it that a revision is about."""
