@@ -12,85 +12,79 @@ from typing import Any, Literal, TypeVar
 
 from langgraph_harness_saver.errors import StoreNotOpenError
 from langgraph_harness_saver.forks import Forkable, leave_alone, renew_after_fork
+from langgraph_harness_saver.shared_loop import LoopEndedError, SharedLoop
 from langgraph_harness_saver.stores.base import door
 
 T = TypeVar("T")
 
-CLOSE_SECONDS = 5.0
-"""How long calls that are under way have to finish when the loop ends."""
-
 
 class Bridge(Forkable):
-    """Runs coroutines for callers that are not: by hand, or on a loop of its own thread.
+    """Runs coroutines for callers that are not: by hand, or on an event loop that they share.
 
     Async callers need no bridge; they await the core on their own loop.
     """
 
     def __init__(self, io: Literal["none", "blocking", "async"]) -> None:
         self._by_hand = io != "async"
+        # Reentrant: the collector may drop a saver in the middle of anything.
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._shared: SharedLoop | None = None
         self._closed = False
         renew_after_fork(self)
         _bridges.add(self)
 
     def after_fork(self) -> None:
-        """Forget the parent's thread."""
-        leave_alone(self._loop)
+        """Forget the parent's loop."""
+        leave_alone(self._shared)
         self._lock = threading.RLock()
-        self._loop = self._thread = None
+        self._shared = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, with or without an event loop in this thread."""
-        loop = None if self._by_hand else self._running_loop()
-        if loop is None:
-            return step(work)
-        try:
-            return asyncio.run_coroutine_threadsafe(work, loop).result()
-        except (CancelledError, RuntimeError) as error:
-            if not self._closed:
-                raise
-            work.close()
-            raise StoreNotOpenError("the saver was closed while this call was under way") from error
+        while (shared := self._loop()) is not None:
+            try:
+                return shared.run(work)
+            except LoopEndedError:
+                continue
+            except (CancelledError, asyncio.CancelledError, RuntimeError) as error:
+                if not self._closed:
+                    raise
+                work.close()
+                raise StoreNotOpenError("the saver was closed while this call was under way") from error
+        return step(work)
 
     def close(self) -> None:
-        """End the thread, if there is one."""
+        """End the loop, if there is one."""
         with self._lock:
             self._closed = True
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            if thread is not threading.current_thread():
-                thread.join()
+            shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.end()
 
     def let_go(self) -> None:
-        """End the thread, and don't wait for it."""
+        """End the loop, and don't wait for it."""
         with self._lock:
             self._closed = True
-            loop, self._loop, self._thread = self._loop, None, None
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.let_go()
 
     async def aclose(self) -> None:
         """Do what `close` does, which may wait, aside."""
-        if self._thread is not None:
+        if self._shared is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.close)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the thread's loop; None after the end, when a call gets no further than to be told so."""
+    def _loop(self) -> SharedLoop | None:
+        """Return the loop; None where none is needed, or after the end: a call then gets to be told so."""
+        shared = self._shared
+        if self._by_hand or (shared is not None and not shared.is_ending):
+            return shared
         with self._lock:
-            if self._loop is None and not self._closed:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="harness-loop", daemon=True
-                )
-                self._thread.start()
-                if self._closed:
-                    # The collector has come in between, and dropped whoever would have ended it.
-                    self._loop.call_soon_threadsafe(self._loop.stop)
-                    self._loop = None
-            return self._loop
+            if self._closed:
+                return None
+            if self._shared is None or self._shared.is_ending:
+                self._shared = SharedLoop()
+            return self._shared
 
 
 _bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
@@ -118,25 +112,3 @@ def step(work: Coroutine[Any, Any, T]) -> T:
         door.sync = before
     work.close()
     raise RuntimeError("a store that says it doesn't wait has suspended; its `io` should be 'async'")
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        # As `asyncio.run` ends: nothing that is still waiting is left behind.
-        loop.run_until_complete(_end_tasks())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-async def _end_tasks() -> None:
-    # Calls may still come in while others end.
-    while others := asyncio.all_tasks() - {asyncio.current_task()}:
-        _, late = await asyncio.wait(others, timeout=CLOSE_SECONDS)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
