@@ -138,3 +138,21 @@ def test_lines_part_where_they_did_whatever_went_in_between(make_saver):
         "to two",
         "ends",
     ]
+
+
+@pytest.mark.parametrize("policy", ["keep_last_n:1", "keep_milestones:2", "max_bytes:1", "keep_age:0.001"])
+def test_what_has_a_tag_or_a_branch_stays(policy, make_saver):
+    talk = Talk(make_saver())
+    engine = CheckpointEngine(talk.graph.checkpointer).sync
+    for said in ("one", "two"):
+        talk.say(said)
+    ids = [item.checkpoint_id for item in engine.list_checkpoints("t")]
+    engine.tag(ids[3], "good", "t")
+    engine.branch(ids[5], "other", "t")
+    stays = engine.gc("t", retention=policy).details["t"].stays
+    assert {ids[0]: "head", ids[3]: "tagged", ids[5]: "branched"}.items() <= stays.items()
+    talk.graph.checkpointer.retention = policy
+    talk.say("three")
+    left = {item.checkpoint_id for item in engine.list_checkpoints("t")}
+    assert {ids[3], ids[5]} <= left
+    assert not {ids[1], ids[2]} & left
