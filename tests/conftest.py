@@ -38,9 +38,7 @@ settings.register_profile(
 settings.register_profile("deep", settings.get_profile("usual"), derandomize=False, max_examples=40 * USUAL)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
-pytest.register_assert_rewrite(
-    *(f"langgraph_harness_saver.testing{kind}" for kind in ("", "_events", "_families"))
-)
+pytest.register_assert_rewrite("langgraph_harness_saver.testing")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

@@ -73,8 +73,8 @@ from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.redis_index import Named
 from langgraph_harness_saver.stores.redis_rows import home_of, index_spot
 from langgraph_harness_saver.stores.redis_wires import ClusterWire, ServerWire
-from langgraph_harness_saver.testing import _ids, _key, _nothing, _part, _put, _row, _write
-from langgraph_harness_saver.testing_families import BRANCH
+from langgraph_harness_saver.testing.families import BRANCH
+from langgraph_harness_saver.testing.tools import _ids, _key, _nothing, _part, _put, _row, _write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -22,11 +22,14 @@ from langgraph_harness_saver.stores.postgres import PostgresStore
 from langgraph_harness_saver.stores.redis import RedisStore
 from langgraph_harness_saver.stores.sql import migrations
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
-from langgraph_harness_saver.testing import StoreContract, _ids, _key, _nothing, _part, _row, _write
-from langgraph_harness_saver.testing_events import EventContract
-from langgraph_harness_saver.testing_families import FamilyContract
-from langgraph_harness_saver.testing_keeping import KeepingContract
-from langgraph_harness_saver.testing_looks import LookContract
+from langgraph_harness_saver.testing import (
+    EventContract,
+    FamilyContract,
+    KeepingContract,
+    LookContract,
+    StoreContract,
+)
+from langgraph_harness_saver.testing.tools import _ids, _key, _nothing, _part, _row, _write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ from langgraph_harness_saver.rows import (
     Tag,
 )
 from langgraph_harness_saver.stores.base import Plan, Store
-from langgraph_harness_saver.testing import (
+from langgraph_harness_saver.testing.tools import (
     ODD_IDS,
     UUIDS,
     _clock,

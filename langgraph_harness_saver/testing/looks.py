@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from langgraph_harness_saver.rows import Change, CheckpointKey, Entry, EventRow, Kind, Query, Tag
 from langgraph_harness_saver.stores.base import Store
-from langgraph_harness_saver.testing import (
+from langgraph_harness_saver.testing.families import BRANCH, OTHER, _FamilyBase
+from langgraph_harness_saver.testing.tools import (
     ODD_IDS,
     _clock,
     _in_scan_order,
@@ -18,7 +19,6 @@ from langgraph_harness_saver.testing import (
     _through_both_doors,
     _write,
 )
-from langgraph_harness_saver.testing_families import BRANCH, OTHER, _FamilyBase
 
 
 class _LookTests(_FamilyBase):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from langgraph_harness_saver.errors import EntangledError
 from langgraph_harness_saver.rows import Base, Branch, Change, EventRow, Graft, Kind
 from langgraph_harness_saver.stores.base import Store
-from langgraph_harness_saver.testing import (
+from langgraph_harness_saver.testing.tools import (
     ODD_IDS,
     _bytes,
     _clock,

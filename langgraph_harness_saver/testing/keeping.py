@@ -23,7 +23,7 @@ from langgraph_harness_saver.rows import (
     Tag,
 )
 from langgraph_harness_saver.stores.base import Store
-from langgraph_harness_saver.testing import (
+from langgraph_harness_saver.testing.tools import (
     _clock,
     _get,
     _key,
