@@ -509,8 +509,9 @@ class Core:
             live = sum(k.thread_id == thread_id and r.kind == Kind.LIVE for k, r in family.rows.items())
             return ending(self.codec, family, thread_id)
 
-        await self.store.revise(thread_id, plan, expired=expired)
-        return live
+        done = await self.store.revise(thread_id, plan, expired=expired)
+        # The plan may have been made more than once, and another process have come first in the end.
+        return live if done or not expired else -1
 
     async def sweep(self) -> int:
         """Delete what has expired; return how many threads went."""

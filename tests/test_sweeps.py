@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -18,8 +19,9 @@ from test_processes import (
     writes_of,
 )
 
-from langgraph_harness_saver import HarnessCheckpointer, InvalidConfigError
+from langgraph_harness_saver import HarnessCheckpointer, InvalidConfigError, core
 from langgraph_harness_saver.engine import CheckpointEngine
+from langgraph_harness_saver.family import ending
 
 THREADS, LENGTH, WORKERS = 18, 4, 3
 TTL = 1e6
@@ -67,7 +69,6 @@ def expire(url: str, acks: Acks) -> None:
         acks.opened()(CheckpointEngine(saver).sync.expire())
 
 
-@pytest.mark.parametrize("store_kind", ["sqlite", "postgres"])
 def test_what_has_expired_goes_once(place, tmp_path):
     acks = Acks(tmp_path / "acks")
     with opened(place.url, ttl_seconds=TTL) as saver:
@@ -79,6 +80,28 @@ def test_what_has_expired_goes_once(place, tmp_path):
         assert sum(acks.read()) == 60 + len(branches)
         assert engine.expire() == 0
         assert list(saver.list(None)) == []
+
+
+# Elsewhere a family is locked while its change is planned.
+@pytest.mark.parametrize("store_kind", ["redis"])
+def test_what_another_one_has_deleted_meanwhile_does_not_count(place, monkeypatch):
+    told = []
+
+    def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        quicker = threading.Thread(target=lambda: told.append(CheckpointEngine(other).sync.expire()))
+        quicker.start()
+        quicker.join()
+        return ending(*args)
+
+    with opened(place.url, ttl_seconds=TTL) as saver, opened(place.url, ttl_seconds=TTL) as other:
+        fill(saver, 1)
+        CheckpointEngine(saver).sync.branch(f"{1:08d}", "b", "t0")
+        for one in (saver, other):
+            one.backend.clock = lambda: time.time() + 2 * TTL
+        monkeypatch.setattr(core, "ending", late)
+        assert CheckpointEngine(saver).sync.expire() == 0
+        assert told == [2]
 
 
 def collect_all(url: str, acks: Acks, last: str | None) -> None:

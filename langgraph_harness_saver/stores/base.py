@@ -176,10 +176,11 @@ class Store(ABC):
         expired: bool = False,
         choose: Choice | None = None,
         newest: int | None = None,
-    ) -> None:
+    ) -> bool:
         """Apply what `plan` makes of the thread's family, with no other write to it in between.
 
-        `plan` may be called more than once. With `expired`, nothing happens unless the thread has expired.
+        Return whether anything was applied: `plan` may be called more than once, and then come to nothing.
+        With `expired`, nothing happens unless the thread has expired.
 
         `choose` is given the family's `outline` first, with `newest`, as it is in the same transaction. Of
         the family the plan gets the rows that it names, with their writes, and no other: of parts it must

@@ -504,18 +504,18 @@ class MemoryStore(Store, Forkable):
         expired: bool = False,
         choose: Choice | None = None,
         newest: int | None = None,
-    ) -> None:
+    ) -> bool:
         with self._lock:
             if expired and thread_id not in self._expired():
-                return
+                return False
             needed = choose(self._outline(thread_id, newest)) if choose else None
             if needed is not None and not needed.keys:
-                return
+                return False
             if not self._records(thread_id):
                 self._entered(thread_id)
             change = plan(self._family(thread_id) if needed is None else self._some(thread_id, needed))
             if change == Change():
-                return
+                return False
             family = self._family_of(thread_id)
             threads = {name: self._held(name) for name in {thread_id, *self._members(thread_id)}}
             gone = {key for key in change.hides() if threads[key.thread_id].is_live(key)}
@@ -552,6 +552,7 @@ class MemoryStore(Store, Forkable):
                     self._branches[name] = branch
             if not any(name in self._threads for name in threads):
                 self._parts.pop(family, None)
+            return True
 
     def _tidy(self, thread_id: str, thread: _Thread, *, renews: bool) -> None:
         thread.lines = {ns: line for ns, line in thread.lines.items() if line.rows}

@@ -607,7 +607,7 @@ class PostgresStore(Store):
         expired: bool = False,
         choose: Choice | None = None,
         newest: int | None = None,
-    ) -> None:
+    ) -> bool:
         await self.open()
         thread = thread_key(thread_id)
         needed: Needed | None = None
@@ -615,12 +615,12 @@ class PostgresStore(Store):
             # Mostly there is nothing to be done, and then nobody should have to wait for it.
             needed = choose(await self.outline(thread_id, newest))
             if needed is not None and not needed.keys:
-                return None
+                return False
 
-        async def work(statements: Statements) -> None:
+        async def work(statements: Statements) -> bool:
             async with statements.transaction():
                 if not await statements.first(self._sql("begin_revision"), self.clock(), thread, expired):
-                    return
+                    return False
                 family: _Read | None
                 if needed is None or choose is None:
                     family = await self._locked_family(statements, thread_id)
@@ -633,6 +633,8 @@ class PostgresStore(Store):
                     change = await run_plan(plan, family, load)
                     if change != Change():
                         await self._apply(statements, thread_id, family, change)
+                        return True
+            return False
 
         for _ in range(REVISIONS):
             try:

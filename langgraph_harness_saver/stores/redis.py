@@ -781,7 +781,7 @@ class RedisStore(Store):
         expired: bool = False,
         choose: Choice | None = None,
         newest: int | None = None,
-    ) -> None:
+    ) -> bool:
         await self.open()
         pauses = Pauses()
         locked: Home | None = None
@@ -795,18 +795,18 @@ class RedisStore(Store):
                     outline, facts = await self._outline(thread_id, newest)
                     needed = choose(outline)
                     if needed is not None and not needed.keys:
-                        return
+                        return False
                     family = await self._chosen(thread_id, needed, facts)
                 else:
                     family = await self._family(thread_id)
                 if expired and family is not None and not family.expired:
-                    return
+                    return False
                 if family is not None:
                     change = await self._planned(plan, family)
                     if change == Change():
-                        return
+                        return False
                     if change and await self._apply(thread_id, family, change, if_expired=expired):
-                        return
+                        return True
                 logger.debug("%s: others have changed thread %r meanwhile", self.where, thread_id)
                 await pauses.wait()
         finally:

@@ -347,25 +347,26 @@ class SQLiteStore(Store):
         expired: bool = False,
         choose: Choice | None = None,
         newest: int | None = None,
-    ) -> None:
-        def work(connection: sqlite3.Connection) -> None:
+    ) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
             there = self._thread(connection, thread_id, expired=True)
             if expired and (there is None or self._thread(connection, thread_id) is not None):
-                return
+                return False
             needed = choose(self._outline(connection, thread_id, newest)) if choose else None
             if needed is not None and not needed.keys:
-                return
+                return False
             change = plan(self._family(connection, thread_id, needed))
             if change == Change():
-                return
+                return False
             threads = self._members(connection, thread_id)
             if threads[thread_id] is None and not (change.rows or change.writes or change.deletes):
-                return
+                return False
             if threads[thread_id] is None or change.renews:
                 threads[thread_id] = self._enter(connection, thread_id, threads[thread_id])
             self._apply(connection, thread_id, threads, change)
+            return True
 
-        await self._file.write(work)
+        return await self._file.write(work)
 
     def _apply(
         self, connection: sqlite3.Connection, thread_id: str, threads: dict[str, int | None], change: Change

@@ -527,10 +527,10 @@ class _FamilyTests(_FamilyBase):
             await store.put_writes(base.key, [_write()])
         # Once it has ended, which happens if it has expired and not otherwise, it begins anew.
         hidden = base._replace(kind=Kind.HIDDEN)
-        await store.revise("t", lambda _: Change(rows=[hidden], drops=frozenset(("t",))), expired=True)
+        assert await store.revise("t", lambda _: Change(rows=[hidden], drops=frozenset(("t",))), expired=True)
         assert list(await store.entangled()) == []
         await store.put(_row("2"))
-        await store.revise("t", lambda _: Change(deletes=[_key("2")]), expired=True)
+        assert not await store.revise("t", lambda _: Change(deletes=[_key("2")]), expired=True)
         assert await _ids(store, _query("t")) == ["2"]
         assert await _ids(store, _query(BRANCH)) == ["1"]
 
