@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from langgraph_harness_saver.family import parents_of
 from langgraph_harness_saver.retention import Retention, Root, Why, staying
 from langgraph_harness_saver.rows import CheckpointKey, Kind, Node, Outline
 
@@ -41,8 +42,7 @@ class Threads:
         self._facts = facts
         own = [n for n in outline.nodes if n.key.thread_id == thread_id]
         live = [n for n in own if n.kind == Kind.LIVE]
-        anchors = {n.key: n for n in own if n.kind == Kind.ANCHOR}
-        self._parents = {node.key: _beyond(node, anchors) for node in live}
+        self._parents = parents_of(own)
         self.roots = {node.key.checkpoint_id: node for node in live if not node.key.checkpoint_ns}
         self._below: list[tuple[Node, str]] = []
         for node in live:
@@ -169,18 +169,6 @@ class Threads:
             if _comes_of(other.key.checkpoint_id, node.key.checkpoint_id, parents):
                 return True
         return False
-
-
-def _beyond(node: Node, anchors: Mapping[CheckpointKey, Node]) -> str | None:
-    """Return a checkpoint's nearest ancestor that isn't an anchor."""
-    parent_id, seen = node.parent_id, set()
-    while parent_id is not None and parent_id not in seen:
-        anchor = anchors.get(node.key._replace(checkpoint_id=parent_id))
-        if anchor is None:
-            break
-        seen.add(parent_id)
-        parent_id = anchor.parent_id
-    return parent_id
 
 
 def _comes_of(one: str, ancestor: str, parents: Mapping[str, str | None]) -> bool:

@@ -18,6 +18,7 @@ from langgraph_harness_saver.rows import (
     CheckpointRow,
     Family,
     Kind,
+    Node,
     Outline,
     Page,
     PartRow,
@@ -121,8 +122,9 @@ def under_roots(codec: Codec, family: Family, thread_id: str, roots: Collection[
     A subgraph with a memory of its own goes on from the last checkpoint that it made before a survivor. That
     stays, whichever root it was made under.
     """
-    live = [r for k, r in family.rows.items() if k.thread_id == thread_id and r.kind == Kind.LIVE]
-    parents = {row.key.checkpoint_id: row.parent_id for row in live if not row.key.checkpoint_ns}
+    own = [row for key, row in family.rows.items() if key.thread_id == thread_id]
+    live = [row for row in own if row.kind == Kind.LIVE]
+    parents = {key.checkpoint_id: one for key, one in parents_of(own).items() if not key.checkpoint_ns}
     made: dict[str, dict[str, CheckpointRow]] = {}
     gone = [CheckpointKey(thread_id, "", root) for root in roots if root in parents]
     for row in live:
@@ -144,6 +146,23 @@ def under_roots(codec: Codec, family: Family, thread_id: str, roots: Collection[
                 waiting.discard(ns)
             parent = parents.get(parent)
     return [key for key in gone if key not in kept]
+
+
+def parents_of(rows: Sequence[CheckpointRow | Node]) -> dict[CheckpointKey, str | None]:
+    """Return the nearest ancestor of each live checkpoint that isn't an anchor."""
+    anchors = {row.key: row for row in rows if row.kind == Kind.ANCHOR}
+    return {row.key: _beyond(row, anchors) for row in rows if row.kind == Kind.LIVE}
+
+
+def _beyond(row: CheckpointRow | Node, anchors: Mapping[CheckpointKey, CheckpointRow | Node]) -> str | None:
+    parent_id, seen = row.parent_id, set()
+    while parent_id is not None and parent_id not in seen:
+        anchor = anchors.get(row.key._replace(checkpoint_id=parent_id))
+        if anchor is None:
+            break
+        seen.add(parent_id)
+        parent_id = anchor.parent_id
+    return parent_id
 
 
 def root_of(codec: Codec, row: CheckpointRow) -> str | None:

@@ -156,3 +156,22 @@ def test_what_has_a_tag_or_a_branch_stays(policy, make_saver):
     left = {item.checkpoint_id for item in engine.list_checkpoints("t")}
     assert {ids[3], ids[5]} <= left
     assert not {ids[1], ids[2]} & left
+
+
+def test_what_a_subgraph_remembers_stays_with_who_goes_on_from_it(make_saver):
+    inner = StateGraph(Asked).add_node("note", lambda state: {"answers": [f"{len(state['answers'])}"]})
+    builder = StateGraph(State).add_node("sub", inner.add_edge(START, "note").compile(checkpointer=True))
+    builder.add_node("first", lambda _: {"said": ["one"]}).add_node("last", lambda _: {"said": ["two"]})
+    builder.add_edge(START, "sub").add_edge("sub", "first").add_edge("first", "last")
+    graph = builder.compile(checkpointer=make_saver())
+    graph.invoke({"said": ["in"]}, thread("t"))
+    engine = CheckpointEngine(graph.checkpointer).sync
+    above = engine.list_checkpoints("t")[3].checkpoint_id
+    engine.tag(above, "above", "t")
+    # An anchor comes between.
+    assert engine.gc("t", retention="keep_last_n:1").removed == 3
+    assert engine.untag(above, "above", "t")
+    assert engine.delete_before("t", 10) == 1
+    graph.invoke({"said": ["in"]}, thread("t"))
+    noted = graph.checkpointer.get_tuple(thread("t", ns="sub"))
+    assert noted.checkpoint["channel_values"]["answers"] == ["0", "1"]
