@@ -187,9 +187,10 @@ def staying(retention: Retention, roots: Iterable[Root], now: float) -> dict[str
     heads = _heads_of_lines(line)
     kept = {root.checkpoint_id: root.holds for root in line if root.holds is not None}
     kept[line[-1].checkpoint_id] = Why.HEAD
-    safe = {*kept, *heads[-LINES:]}
-    policy = frozenset(_POLICIES[retention.policy](line, retention.param, now, safe))
     # Those that stay anyway don't count.
+    safe = {*kept, *[one for one in heads if one not in kept][-LINES:]}
+    safe.update(_forks(line, safe))
+    policy = frozenset(_POLICIES[retention.policy](line, retention.param, now, safe))
     left = [one for one in heads if one not in policy and one not in kept]
     kept.update(dict.fromkeys(left[-LINES:], Why.LINE_HEAD))
     kept.update((one, Why.LINE_HEAD) for one in heads if one in policy and one not in kept)
@@ -224,14 +225,18 @@ def _fitting(line: Sequence[Root], param: Any, _: float, kept: Collection[str]) 
         yield root.checkpoint_id
 
 
-def _milestones(line: Sequence[Root], param: Any, *_: Any) -> Iterable[str]:
-    if len(line) <= param:
-        return _all(line)
+def _milestones(line: Sequence[Root], param: Any, _: float, kept: Collection[str]) -> Iterable[str]:
+    fixed = {i for i, root in enumerate(line) if root.checkpoint_id in kept}
     places = _places(line)
-    if places[-1] - places[0] == len(line) - 1:
+    if len(line) - len(fixed) < param:
+        # The head is one of the fixed ones, and counts.
+        chosen: Iterable[int] = range(len(line))
+    elif places[-1] - places[0] == len(line) - 1:
         # None has gone yet, so they can be spaced as evenly as possible.
-        return {line[i * (len(line) - 1) // (param - 1)].checkpoint_id for i in range(param)}
-    return (line[i].checkpoint_id for i in _spaced(places, param))
+        chosen = {i * (len(line) - 1) // (param - 1) for i in range(param)}
+    else:
+        chosen = _spaced(places, param - 1, fixed)
+    return (line[i].checkpoint_id for i in chosen if i not in fixed)
 
 
 _POLICIES: Mapping[CheckpointGC, Callable[[Sequence[Root], Any, float, Collection[str]], Iterable[str]]] = {
@@ -253,24 +258,25 @@ def _places(line: Sequence[Root]) -> list[int]:
     return places
 
 
-def _spaced(places: Sequence[int], count: int) -> list[int]:
-    """Return `count` positions, the ends among them, leaving out one after another where the gap is smallest.
+def _spaced(places: Sequence[int], count: int, fixed: Collection[int]) -> list[int]:
+    """Return the ends, what is `fixed`, and so many that aren't that these are `count`.
 
-    Asked again whenever one has been added at the end, this keeps the largest gap within about twice the
-    average; targets at even distances would not, for what was between them has gone.
+    One after another is left out where the gap is smallest. Asked again whenever one has been added at the
+    end, this keeps the largest gap within about twice the average; targets at even distances would not, for
+    what was between them has gone.
     """
     before, after = [i - 1 for i in range(len(places))], [i + 1 for i in range(len(places))]
-    gaps = [(places[i + 1] - places[i - 1], i) for i in range(1, len(places) - 1)]
+    gaps = [(places[i + 1] - places[i - 1], i) for i in range(1, len(places) - 1) if i not in fixed]
     heapify(gaps)
     gone: set[int] = set()
-    while len(places) - len(gone) > count:
+    while len(places) - len(fixed) - len(gone) > count:
         gap, i = heappop(gaps)
         if i in gone or gap != places[after[i]] - places[before[i]]:
             continue
         gone.add(i)
         before[after[i]], after[before[i]] = before[i], after[i]
         for near in (before[i], after[i]):
-            if 0 < near < len(places) - 1:
+            if 0 < near < len(places) - 1 and near not in fixed:
                 heappush(gaps, (places[after[near]] - places[before[near]], near))
     return [i for i in range(len(places)) if i not in gone]
 
