@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -35,6 +36,7 @@ from langgraph_harness_saver.rows import (
     Family,
     Graft,
     Kind,
+    Page,
     PutResult,
     Query,
 )
@@ -349,13 +351,22 @@ class Travel:
         Raises:
             CheckpointNotFoundError: There is none.
         """
-        page = await self._core.page(key, all_known)
+        page = await self.page(key)
         if not page.entries or page.entries[0].row.kind != Kind.LIVE:
             raise CheckpointNotFoundError(
                 f"there is no checkpoint {key.checkpoint_id!r} in thread {key.thread_id!r}; "
                 "list_checkpoints(thread_id) names those that there are"
             )
         return page.entries[0]
+
+    async def page(self, key: CheckpointKey) -> Page:
+        """Return a checkpoint, or an anchor, without what reading its values takes."""
+        return await self._core.page(key, all_known)
+
+    def step(self, row: CheckpointRow) -> int | None:
+        """Return LangGraph's number of a checkpoint."""
+        step = self._codec.unpack_metadata(row.metadata, row.key).get("step")
+        return step if isinstance(step, int) else None
 
     async def _line(self, thread_id: str, namespace: str) -> AsyncIterator[tuple[Entry, dict[str, Any]]]:
         """Yield a namespace's checkpoints, newest first, with their metadata."""
@@ -378,29 +389,43 @@ class _Lineage:
     def __init__(self, travel: Travel, row: CheckpointRow) -> None:
         self._travel = travel
         self._next = row
-        self._first = row.key.checkpoint_id
-        self._known: set[str] = set()
+        self._line = [row]
+        self._seen = {row.key.checkpoint_id}
 
     async def has(self, checkpoint_id: str) -> bool:
-        while checkpoint_id not in self._known and self._next.parent_id is not None:
-            if checkpoint_id > self._next.key.checkpoint_id:
-                break
-            try:
-                parent = await self._travel.entry(self._next.key._replace(checkpoint_id=self._next.parent_id))
-            except CheckpointNotFoundError:
-                break
-            self._next = parent.row
-            self._known.add(parent.row.key.checkpoint_id)
-        if checkpoint_id in self._known:
+        while checkpoint_id < self._line[-1].key.checkpoint_id and await self._goes_back():
+            pass
+        if checkpoint_id in self._seen:
             return True
-        # What has been deleted was on the line: what had been made elsewhere has gone with it.
-        return checkpoint_id < self._first and not await self._is_there(checkpoint_id)
-
-    async def _is_there(self, checkpoint_id: str) -> bool:
-        try:
-            await self._travel.entry(self._next.key._replace(checkpoint_id=checkpoint_id))
-        except CheckpointNotFoundError:
+        first = self._line[0].key.checkpoint_id
+        if checkpoint_id > first or await self._found(checkpoint_id):
             return False
+        # What has been deleted was on the line, unless none is missing there: mostly, what had been made
+        # elsewhere has gone with it.
+        return self._lacks_one(checkpoint_id)
+
+    async def _goes_back(self) -> bool:
+        """Go to the parent, be it an anchor; tell whether there is one."""
+        parent_id = self._next.parent_id
+        parent = await self._found(parent_id) if parent_id and parent_id not in self._seen else None
+        if parent is None:
+            return False
+        self._next = parent
+        self._seen.add(parent.key.checkpoint_id)
+        if parent.kind == Kind.LIVE:
+            self._line.append(parent)
+        return True
+
+    async def _found(self, checkpoint_id: str) -> CheckpointRow | None:
+        page = await self._travel.page(self._next.key._replace(checkpoint_id=checkpoint_id))
+        return page.entries[0].row if page.entries else None
+
+    def _lacks_one(self, checkpoint_id: str) -> bool:
+        """Tell whether one that is gone may have been where it would be by its id."""
+        for child, parent in pairwise(self._line):
+            if parent.key.checkpoint_id < checkpoint_id < child.key.checkpoint_id:
+                before, after = self._travel.step(parent), self._travel.step(child)
+                return before is None or after is None or after != before + 1
         return True
 
 

@@ -158,20 +158,48 @@ def test_what_has_a_tag_or_a_branch_stays(policy, make_saver):
     assert not {ids[1], ids[2]} & left
 
 
+class Remembering:
+    """A graph whose first node is a subgraph with a memory of its own: it notes how many notes there are."""
+
+    def __init__(self, saver: Any) -> None:
+        inner = StateGraph(Asked).add_node("note", lambda state: {"answers": [f"{len(state['answers'])}"]})
+        builder = StateGraph(State).add_node("sub", inner.add_edge(START, "note").compile(checkpointer=True))
+        builder.add_node("first", lambda _: {"said": ["one"]}).add_node("last", lambda _: {"said": ["two"]})
+        builder.add_edge(START, "sub").add_edge("sub", "first").add_edge("first", "last")
+        self.graph = builder.compile(checkpointer=saver)
+        self.engine = CheckpointEngine(saver).sync
+
+    def notes(self, thread_id: str) -> list[str]:
+        """Take a turn, and tell what the subgraph has noted."""
+        self.graph.invoke({"said": ["in"]}, thread(thread_id))
+        found = self.graph.checkpointer.get_tuple(thread(thread_id, ns="sub"))
+        return found.checkpoint["channel_values"]["answers"]
+
+
 def test_what_a_subgraph_remembers_stays_with_who_goes_on_from_it(make_saver):
-    inner = StateGraph(Asked).add_node("note", lambda state: {"answers": [f"{len(state['answers'])}"]})
-    builder = StateGraph(State).add_node("sub", inner.add_edge(START, "note").compile(checkpointer=True))
-    builder.add_node("first", lambda _: {"said": ["one"]}).add_node("last", lambda _: {"said": ["two"]})
-    builder.add_edge(START, "sub").add_edge("sub", "first").add_edge("first", "last")
-    graph = builder.compile(checkpointer=make_saver())
-    graph.invoke({"said": ["in"]}, thread("t"))
-    engine = CheckpointEngine(graph.checkpointer).sync
-    above = engine.list_checkpoints("t")[3].checkpoint_id
+    talk = Remembering(make_saver())
+    engine = talk.engine
+    assert talk.notes("t") == ["0"]
+    head, _, _, above, _ = (point.checkpoint_id for point in engine.list_checkpoints("t"))
     engine.tag(above, "above", "t")
     # An anchor comes between.
     assert engine.gc("t", retention="keep_last_n:1").removed == 3
+    assert talk.notes(engine.branch(head, "first", "t")) == ["0", "1"]
     assert engine.untag(above, "above", "t")
     assert engine.delete_before("t", 10) == 1
-    graph.invoke({"said": ["in"]}, thread("t"))
-    noted = graph.checkpointer.get_tuple(thread("t", ns="sub"))
-    assert noted.checkpoint["channel_values"]["answers"] == ["0", "1"]
+    assert talk.notes(engine.branch(head, "second", "t")) == ["0", "1"]
+    assert talk.notes("t") == ["0", "1"]
+
+
+def test_what_a_subgraph_remembers_on_one_line_is_not_told_on_another(make_saver):
+    talk = Remembering(make_saver())
+    engine = talk.engine
+    talk.notes("t")
+    (head, *_) = engine.list_checkpoints("t")
+    assert talk.notes("t") == ["0", "1"]
+    config = {"configurable": {"thread_id": "t", "checkpoint_id": head.checkpoint_id}}
+    other = talk.graph.update_state(config, {"said": ["else"]}, as_node="last")
+    point = other["configurable"]["checkpoint_id"]
+    assert talk.notes(engine.branch(point, "before", "t")) == ["0", "1"]
+    assert engine.gc("t", retention="keep_last_n:1").removed > 4
+    assert talk.notes(engine.branch(point, "after", "t")) == ["0", "1"]
