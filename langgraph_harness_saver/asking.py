@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP
 from langgraph.checkpoint.serde.types import INTERRUPT
@@ -10,7 +11,7 @@ from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph_harness_saver.channels import TASKS
 from langgraph_harness_saver.header import Header
 from langgraph_harness_saver.reader import Reader
-from langgraph_harness_saver.rows import CheckpointKey, Family, Kind, Outline, WriteRow
+from langgraph_harness_saver.rows import CheckpointKey, Family, Kind, Node, Outline, WriteRow
 
 _INTERRUPT = WRITES_IDX_MAP[INTERRUPT]
 _PULL, _PUSH = "~__pregel_pull, ", "~__pregel_push, "
@@ -31,14 +32,20 @@ def waiting(keys: Iterable[CheckpointKey], family: Family, outline: Outline, rea
     """Return the ids of those checkpoints of which a question waits for its answer.
 
     In durability "exit" nothing is stored of a task that has finished; but what came next has then seen what
-    set the task off.
+    set the task off. So has what comes later, where an update was made instead of an answer.
     """
-    asked = {key: questions(key, family) for key in keys}
     found = []
-    for key in [key for key in asked if asked[key]]:
-        header = _header(reader, key)
-        later = [_header(reader, child) for child in _children(outline, key)]
-        if not all(any(_has_run(write, header, one) for one in later) for write in asked[key]):
+    for key in keys:
+        header = None
+        asked = questions(key, family)
+        for later in _descendants(outline, key) if asked else ():
+            if later in family.rows:
+                header = header or _header(reader, key)
+                after = _header(reader, later)
+                asked = [write for write in asked if not _has_run(write, header, after)]
+            if not asked:
+                break
+        if asked:
             found.append(key.checkpoint_id)
     return found
 
@@ -47,12 +54,18 @@ def _header(reader: Reader, key: CheckpointKey) -> Header:
     return reader.header(reader.head(key))[0]
 
 
-def _children(outline: Outline, key: CheckpointKey) -> list[CheckpointKey]:
-    """Return what comes of a checkpoint next, on its thread, by way of anchors, too."""
-    line = [node for node in outline.nodes if node.key[:2] == key[:2]]
-    parents = {key.checkpoint_id}
-    parents |= {n.key.checkpoint_id for n in line if n.kind == Kind.ANCHOR and n.parent_id in parents}
-    return [node.key for node in line if node.kind == Kind.LIVE and node.parent_id in parents]
+def _descendants(outline: Outline, key: CheckpointKey) -> Iterator[CheckpointKey]:
+    """Yield what has come of a checkpoint, on its thread, by way of anchors, too; the nearest first."""
+    children: dict[str | None, list[Node]] = {}
+    for node in outline.nodes:
+        if node.key[:2] == key[:2]:
+            children.setdefault(node.parent_id, []).append(node)
+    waiting = deque(children.pop(key.checkpoint_id, ()))
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(children.pop(node.key.checkpoint_id, ()))
+        if node.kind == Kind.LIVE:
+            yield node.key
 
 
 def _has_run(write: WriteRow, before: Header, after: Header) -> bool:

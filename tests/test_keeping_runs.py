@@ -22,6 +22,9 @@ def store_kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+every_store = pytest.mark.parametrize("store_kind", ["memory", "sqlite", "postgres", "redis"])
+
+
 def joined(held: list[str], writes: Any) -> list[str]:
     return [*held, *(item for write in writes for item in write)]
 
@@ -119,6 +122,22 @@ def test_what_was_asked_stays_until_it_is_answered(sent, durability, make_saver)
     assert saver.failures == 0
 
 
+def test_a_question_that_was_left_for_an_update_is_over_when_it_is_asked_again(make_saver):
+    builder = StateGraph(Asked).add_node("ask", lambda _: {"answers": [interrupt("well?")]})
+    graph = builder.add_edge(START, "ask").compile(checkpointer=make_saver())
+    engine = CheckpointEngine(graph.checkpointer).sync
+    graph.invoke({"answers": []}, thread("t"))
+    left = engine.list_checkpoints("t")[0].checkpoint_id
+    graph.update_state(thread("t"), {"answers": ["none"]}, as_node=START)
+    assert engine.gc("t", retention="keep_last_n:1", dry_run=True).details["t"].stays[left] == "interrupted"
+    graph.invoke(None, thread("t"))
+    graph.invoke(Command(resume="yes"), thread("t"))
+    stays = [engine.gc("t", retention="keep_last_n:1").details["t"].stays for _ in range(2)]
+    assert stays[0] == stays[1]
+    assert list(stays[0].values()) == ["head"]
+
+
+@every_store
 def test_lines_part_where_they_did_whatever_went_in_between(make_saver):
     talk = Talk(make_saver())
     engine = CheckpointEngine(talk.graph.checkpointer).sync
@@ -176,6 +195,7 @@ class Remembering:
         return found.checkpoint["channel_values"]["answers"]
 
 
+@every_store
 def test_what_a_subgraph_remembers_stays_with_who_goes_on_from_it(make_saver):
     talk = Remembering(make_saver())
     engine = talk.engine
@@ -191,6 +211,7 @@ def test_what_a_subgraph_remembers_stays_with_who_goes_on_from_it(make_saver):
     assert talk.notes("t") == ["0", "1"]
 
 
+@every_store
 def test_what_a_subgraph_remembers_on_one_line_is_not_told_on_another(make_saver):
     talk = Remembering(make_saver())
     engine = talk.engine
