@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
+from langgraph_harness_saver.errors import StoreError
+
 T = TypeVar("T")
 
 CLOSE_SECONDS = 5.0
@@ -60,8 +62,16 @@ class SharedLoop:
 
         Raises:
             LoopEndedError: The loop takes no more calls.
+            StoreError: The loop itself is calling, and would wait for itself.
         """
-        drives = running_loop() is None and not _may_be_interrupted()
+        here = running_loop()
+        if here is self._loop:
+            work.close()
+            raise StoreError(
+                "a sync call within one of the same saver, such as from a merge strategy that was given to "
+                "engine.sync, would wait for itself: read before, or do the whole with the async methods"
+            )
+        drives = here is None and not _may_be_interrupted()
         done: Future[T] | None = None
         try:
             with self._lock:

@@ -14,7 +14,7 @@ import pytest
 from helpers import thread
 from langgraph.checkpoint.base import empty_checkpoint
 
-from langgraph_harness_saver import StoreNotOpenError
+from langgraph_harness_saver import StoreError, StoreNotOpenError
 from langgraph_harness_saver.bridge import Bridge
 
 
@@ -72,6 +72,22 @@ def test_callers_who_come_meanwhile_are_served_together(bridge):
 
 async def test_a_caller_with_a_loop_of_its_own_is_served(bridge):
     assert bridge.run(where()).name == "harness-loop"
+
+
+@pytest.mark.parametrize("caller", ["alone", "served"])
+def test_a_call_within_a_call_says_that_it_would_wait_for_itself(bridge, caller):
+    async def within():
+        with pytest.raises(StoreError, match="would wait for itself"):
+            bridge.run(where())
+        return threading.current_thread()
+
+    async def beside():
+        return bridge.run(within())
+
+    if caller == "alone":
+        assert bridge.run(within()) is threading.current_thread()
+    else:
+        assert asyncio.run(beside()).name == "harness-loop"
 
 
 def test_the_main_thread_runs_nothing_where_a_signal_handler_may_raise(bridge):
