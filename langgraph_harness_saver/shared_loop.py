@@ -6,7 +6,6 @@ import _thread
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -19,8 +18,6 @@ T = TypeVar("T")
 
 CLOSE_SECONDS = 5.0
 """How long calls that are under way have to finish when the loop ends."""
-STALE_SECONDS = 1.0
-"""After how long without anybody running it the loop first looks which connections have ended."""
 
 # What `signal` puts enums around: these take 40 µs of a call that takes 300.
 _signal: Any = import_module("_signal")
@@ -55,7 +52,6 @@ class SharedLoop:
         self._thread: threading.Thread | None = None
         self._due = threading.Semaphore(0)
         self._ended = threading.Event()
-        self._last = time.monotonic()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end.
@@ -94,7 +90,9 @@ class SharedLoop:
     def _drive(self, work: Coroutine[Any, Any, T], tasks: list[asyncio.Task[Any]]) -> asyncio.Task[T]:
         """Run the loop until a call is done, or everything is to end."""
         loop = self._loop
-        if time.monotonic() - self._last > STALE_SECONDS:
+        # First it is to see which connections have ended since somebody last ran it: a server's farewell is
+        # one event, the end of the stream another.
+        for _ in range(2):
             loop.call_soon(loop.stop)
             loop.run_forever()
         task = loop.create_task(work)
@@ -111,7 +109,6 @@ class SharedLoop:
     def _pass_on(self) -> None:
         """Have the loop run by whoever is next."""
         with self._lock:
-            self._last = time.monotonic()
             if self._served and not self.is_ending:
                 self._wake_thread()
                 return
@@ -181,7 +178,7 @@ class SharedLoop:
         elif here is None:
             self._finish()
         else:
-            threading.Thread(target=self._finish, name="harness-loop", daemon=True).start()
+            self._finish_aside()
         if here is not self._loop:
             self._ended.wait()
 
@@ -193,9 +190,9 @@ class SharedLoop:
             if idle:
                 self._holder = self
         if idle:
-            # A `Thread` takes locks that may be held right here.
+            # A `Thread` takes locks that may be held right here, and so it is started by what is none.
             with suppress(RuntimeError):
-                _thread.start_new_thread(self._finish, ())
+                _thread.start_new_thread(self._finish_aside, ())
         else:
             self._interrupt()
 
@@ -210,6 +207,9 @@ class SharedLoop:
                 return
             self.is_ending = True
             self._holder = self
+        self._finish_aside()
+
+    def _finish_aside(self) -> None:
         threading.Thread(target=self._finish, name="harness-loop", daemon=True).start()
 
     def _finish(self) -> None:

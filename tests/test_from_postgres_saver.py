@@ -1470,9 +1470,15 @@ def test_task_that_had_finished_does_not_run_again_after_copying(
 ) -> None:
     ran: list[str] = []
 
+    def is_stored() -> bool:
+        found = old.get_tuple(CONFIG)
+        return any(value == ["once"] for _, _, value in (found and found.pending_writes) or ())
+
     def fail(state: Tree) -> Tree:
         ran.append("fail")
         if ran.count("fail") == 1:
+            # What the other did is stored by then: LangGraph would wait for nobody.
+            servers.wait_for(is_stored, 30)
             raise ValueError("at first")
         return {"names": ["fail"]}
 
