@@ -227,6 +227,7 @@ class _Opaque:
             if _has_equality(self.value) and self.value == self.value:
                 return hash((kind, self.value))
         except Exception:
+            # Whatever its own code does: one hash for the whole type is slower, and never wrong.
             return hash(kind)
         return hash(kind)
 
@@ -245,6 +246,7 @@ def _verdict(a: Any, b: Any) -> bool | Exception:
     try:
         return _equal(a, b)
     except Exception as error:
+        # It is told with the difference, and is none that the caller could mend.
         return error
 
 
