@@ -19,7 +19,8 @@ from langgraph_harness_saver.errors import InvalidConfigError
 from langgraph_harness_saver.retention import Retention
 from langgraph_harness_saver.stores.base import Store
 from langgraph_harness_saver.stores.memory import MemoryStore
-from langgraph_harness_saver.stores.postgres_url import conn_string_of, is_keyword_string
+from langgraph_harness_saver.stores.postgres_psycopg import conn_string_of
+from langgraph_harness_saver.stores.postgres_strings import is_keyword_string
 from langgraph_harness_saver.stores.sqlite import SQLiteStore
 
 _SCHEMES = {

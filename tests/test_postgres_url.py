@@ -23,7 +23,9 @@ from helpers import thread
 
 from langgraph_harness_saver import HarnessCheckpointer
 from langgraph_harness_saver.errors import InvalidConfigError, StoreError
-from langgraph_harness_saver.stores.postgres_url import _settings, conn_string_of, is_keyword_string, parse
+from langgraph_harness_saver.stores.postgres_psycopg import conn_string_of
+from langgraph_harness_saver.stores.postgres_strings import is_keyword_string, read_settings
+from langgraph_harness_saver.stores.postgres_url import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,7 +183,7 @@ def pem(folder: Path) -> Path:
 @pytest.mark.parametrize("conn_string", READ_ALIKE)
 def test_reads_as_libpq_does(conn_string: str) -> None:
     conninfo = pytest.importorskip("psycopg.conninfo")
-    assert _settings(conn_string) == conninfo.conninfo_to_dict(conn_string)
+    assert read_settings(conn_string) == conninfo.conninfo_to_dict(conn_string)
 
 
 @pytest.mark.parametrize("conn_string", REFUSED_ALIKE)
