@@ -45,7 +45,7 @@ from langgraph_harness_saver.rows import (
     WriteRow,
     merge_spans,
 )
-from langgraph_harness_saver.serde import HarnessSerializer, build_message
+from langgraph_harness_saver.serde import HarnessSerializer
 from langgraph_harness_saver.slots import (
     ALIAS,
     DIFFERENCE,
@@ -76,6 +76,7 @@ from langgraph_harness_saver.slots import (
     span_of,
     unpack_slot,
 )
+from langgraph_harness_saver.unpacking import build_message
 from langgraph_harness_saver.versions import is_unique
 
 logger = logging.getLogger(__name__)
