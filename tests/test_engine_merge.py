@@ -33,16 +33,9 @@ from typing_extensions import TypedDict
 
 from langgraph_harness_saver import HarnessCheckpointer, HarnessError, InvalidConfigError
 from langgraph_harness_saver.engine.compare import Unresolved, same
-from langgraph_harness_saver.engine.merge import (
-    MISSING,
-    NOT_STORED,
-    Conflict,
-    MergeConflict,
-    Merged,
-    Side,
-    merge,
-    writes_since,
-)
+from langgraph_harness_saver.engine.merge import merge
+from langgraph_harness_saver.engine.sides import MISSING, NOT_STORED, Conflict, MergeConflict, Merged, Side
+from langgraph_harness_saver.engine.written import writes_since
 from langgraph_harness_saver.versions import next_version
 
 CONFLICT = "conflict"

@@ -10,9 +10,9 @@ from langgraph_harness_saver.engine.engine import (
     create_checkpoint_engine,
 )
 from langgraph_harness_saver.engine.events import Event
-from langgraph_harness_saver.engine.merge import Conflict, MergeConflict, MergeResult
 from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.results import TimeTravelResult
+from langgraph_harness_saver.engine.sides import Conflict, MergeConflict, MergeResult
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig, SnapshotTrigger
 from langgraph_harness_saver.engine.tree import CheckpointTree, TreeEdge, TreeItem, TreeNode

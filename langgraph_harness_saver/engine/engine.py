@@ -22,11 +22,11 @@ from langgraph_harness_saver.engine.diff import CheckpointDiff, diff_values
 from langgraph_harness_saver.engine.event_lists import EventLists
 from langgraph_harness_saver.engine.events import Event
 from langgraph_harness_saver.engine.lines import Lines
-from langgraph_harness_saver.engine.merge import MergeResult, Strategy
 from langgraph_harness_saver.engine.merging import Merging
 from langgraph_harness_saver.engine.publishing import publish
 from langgraph_harness_saver.engine.recorder import EventRecorder
 from langgraph_harness_saver.engine.results import TimeTravelResult
+from langgraph_harness_saver.engine.sides import MergeResult, Strategy
 from langgraph_harness_saver.engine.snapshot import Snapshot, SnapshotMetadata
 from langgraph_harness_saver.engine.snapshot_config import SnapshotConfig
 from langgraph_harness_saver.engine.snapshots import SnapshotMethods, SyncSnapshotMethods, snapshots_of

@@ -12,19 +12,12 @@ from langgraph_harness_saver.core import Core
 from langgraph_harness_saver.engine.compare import Unresolved
 from langgraph_harness_saver.engine.histories import Histories
 from langgraph_harness_saver.engine.lines import Lines
-from langgraph_harness_saver.engine.merge import (
-    MergeConflict,
-    Merged,
-    MergeResult,
-    Side,
-    Strategy,
-    check_strategy,
-    merge,
-    writes_since,
-)
+from langgraph_harness_saver.engine.merge import check_strategy, merge
 from langgraph_harness_saver.engine.routing import next_of
+from langgraph_harness_saver.engine.sides import MergeConflict, Merged, MergeResult, Side, Strategy
 from langgraph_harness_saver.engine.taking import DESCRIBED
 from langgraph_harness_saver.engine.values import Values
+from langgraph_harness_saver.engine.written import writes_since
 from langgraph_harness_saver.errors import InvalidConfigError, StoreError
 from langgraph_harness_saver.rows import Base, CheckpointKey, Entry, Graft, PutResult
 from langgraph_harness_saver.travel import Carried, Travel, following, now_text
