@@ -1,103 +1,76 @@
-"""Metadata as JSON that a database can search, where it can be had as such."""
+"""What packed metadata holds wherever a filter matches, for databases to look for."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-import ormsgpack
+from langgraph_harness_saver.envelope import pack
 
-_UNFIT = re.compile("[\x00\x1a\ud800-\udfff]")
-"""What `jsonb` has no form for, and the sign that stands for it here."""
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_quoted = json.encoder.encode_basestring
-_WORDS = {None: "null", False: "false", True: "true"}
-MAX_BITS = 1024
-MAX_DEPTH = 64
-MAX_LENGTH = 8192
+MAX_FORMS = 4
+"""How many are returned at most, as `harness_may_match` looks for no more."""
 
 
-def searchable(value: Mapping[str, Any]) -> str | None:
-    """Return JSON of which `jsonb`'s `@>` is true wherever `contains` is true of the values.
+def forms_of(wanted: Mapping[str, Any]) -> list[list[bytes]]:
+    """Return what stands, of each up to three one, in metadata that `contains` is true of.
 
-    It is for finding candidates, which are compared with the exact values afterwards. None if there is no
-    such JSON, so that everything is a candidate.
+    If `pack_metadata` took no serializer for that. It is for finding candidates, which are compared with the
+    exact values afterwards: in others these bytes may stand elsewhere.
     """
+    return list(islice(_of_mapping(wanted), MAX_FORMS))
+
+
+def _of_mapping(wanted: Mapping[Any, Any]) -> Iterator[list[bytes]]:
+    for name, item in wanted.items():
+        key = _packed(name) if type(name) is str else None
+        if key is None:
+            continue
+        if forms := _of_value(item):
+            yield [key + form for form in forms]
+        else:
+            yield [key]
+            yield from _within(item)
+
+
+def _within(wanted: Any) -> Iterator[list[bytes]]:
+    if isinstance(wanted, Mapping):
+        yield from _of_mapping(wanted)
+    elif isinstance(wanted, (list, tuple)):
+        for item in wanted:
+            if isinstance(item, Mapping):
+                yield from _of_mapping(item)
+            elif forms := _of_value(item):
+                yield forms
+
+
+def _of_value(value: Any) -> list[bytes]:
+    """Return how what equals a value may be packed; nothing if that isn't known."""
+    kind = type(value)
+    if kind is int or kind is float:
+        equal = _equal_numbers(value)
+    elif value is None or kind in (bool, str, bytes):
+        equal = [value]
+    else:
+        return []
+    return [form for form in map(_packed, equal) if form is not None]
+
+
+def _equal_numbers(value: float) -> list[float]:
+    if value == 0:
+        return [0, 0.0, -0.0]
+    if value != value:
+        # A NaN is packed with its bits, and matches any other.
+        return []
     try:
-        text = _flat(value) or _encode(_plain(value, MAX_DEPTH))
+        other = float(value) if isinstance(value, int) else int(value)
+    except OverflowError:
+        return [value]
+    return [value, other] if other == value else [value]
+
+
+def _packed(value: Any) -> bytes | None:
+    try:
+        return pack(value)
     except TypeError:
         return None
-    return text if len(text) <= MAX_LENGTH else None
-
-
-def searchable_metadata(data: bytes) -> str | None:
-    """Return `searchable` of metadata as `Codec.pack_metadata` stores it; None if that took a serializer."""
-    if data[:1] != b"\x00":
-        return None
-    try:
-        value = ormsgpack.unpackb(data[1:])
-    except ValueError:
-        return None
-    return searchable(value) if isinstance(value, dict) else None
-
-
-def _flat(value: Mapping[str, Any]) -> str | None:
-    """Return the JSON of what needs no other form, as most metadata; None if there is anything else."""
-    items = []
-    for name, item in value.items():
-        kind = type(item)
-        if type(name) is not str or not (name.isascii() and name.isprintable()):
-            return None
-        if kind is str and item.isascii() and item.isprintable():
-            text = _quoted(item)
-        elif kind is int and item.bit_length() <= MAX_BITS:
-            text = str(item)
-        elif item is None or kind is bool:
-            text = _WORDS[item]
-        elif kind is dict and not item:
-            text = "{}"
-        else:
-            return None
-        items.append(f"{_quoted(name)}:{text}")
-    return f"{{{','.join(items)}}}"
-
-
-def _plain(value: Any, depth: int) -> Any:
-    kind = type(value)
-    if kind is str:
-        return _fit(value)
-    if value is None or kind is bool:
-        return value
-    if kind is int:
-        # No float is as large, so none is equal to it.
-        return value if value.bit_length() <= MAX_BITS else f"\x1a{value:x}"
-    if kind is float:
-        return _number(value)
-    if depth and kind is dict:
-        return {_key(name): _plain(item, depth - 1) for name, item in value.items()}
-    if depth and kind in (list, tuple):
-        return [_plain(item, depth - 1) for item in value]
-    raise TypeError(f"{kind} has no form in JSON")
-
-
-def _key(name: Any) -> str:
-    if type(name) is not str:
-        raise TypeError("JSON's names are strings")
-    return _fit(name)
-
-
-def _fit(text: str) -> str:
-    return text if text.isascii() and text.isprintable() else _UNFIT.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\x1a{ord(match.group()):04x}"
-
-
-def _number(value: float) -> Any:
-    if value != value or value in (float("inf"), float("-inf")):
-        return f"\x1a{value}"
-    # 1.0 equals 1, also where its shortest decimal form is another number.
-    return int(value) if value.is_integer() else value

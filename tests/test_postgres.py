@@ -51,8 +51,10 @@ from langgraph_harness_saver import (
     StoreError,
     StoreUnavailableError,
 )
+from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HeadMovedError, SchemaError
 from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family
+from langgraph_harness_saver.stores.postgres_rows import thread_key
 from langgraph_harness_saver.stores.sql import migration, migrations
 
 if TYPE_CHECKING:
@@ -1502,6 +1504,8 @@ VALUES: list[Any] = [
         [{}],
         [[]],
     ),
+    # Where a search for bytes stumbles: names and values in each other's place, or further in.
+    *("k", "step", ["k"], {"k": "k"}, {"k": {"k": 1}}, {"x": {"k": "a"}}, "\xa1k", b"\xa1k\x01", 0xA16B01),
     *({"a": 1}, {"a": {"b": [1, {"c": None}]}}, {"a": {"b": [{"c": None}]}}, {"a": {}}, {"a": []}, {"": 1}),
     *(
         {"a\x00": "\ud800"},
@@ -1520,7 +1524,7 @@ def matching(saver: HarnessCheckpointer, wanted: dict[str, Any]) -> list[int]:
     return [item.metadata["step"] for item in saver.list(thread("t"), filter=wanted)]
 
 
-def test_filters_find_what_they_find_in_memory(url: str) -> None:
+def test_filters_find_what_they_find_in_memory(postgres_server: Any, url: str) -> None:
     names = ["k", "a'b\"", "$.k", "k\x00"]
     deep: Any = 1
     for _ in range(100):
@@ -1532,6 +1536,9 @@ def test_filters_find_what_they_find_in_memory(url: str) -> None:
             metadata: Any = {"step": number, names[0]: value, names[1 + number % 3]: value}
             for each in (saver, memory):
                 each.put(config, checkpoint, metadata, versions)
+        # Rows of an earlier release, which found them by this column alone.
+        table = f"{schema_of(url)}.harness_checkpoint"
+        postgres_server.execute(f"UPDATE {table} SET search = '{{}}' WHERE rev % 2 = 0")
         differing = []
         for wanted in (
             *values,
@@ -1552,6 +1559,25 @@ def test_filters_find_what_they_find_in_memory(url: str) -> None:
         assert differing == []
         for wanted in ({}, {"k": 1, "step": 24}, {"none": None}, {"k": None}):
             assert matching(saver, wanted) == matching(memory, wanted)
+
+
+def test_an_earlier_release_finds_what_this_one_stores(postgres_server: Any, url: str) -> None:
+    schema = schema_of(url)
+
+    def found_earlier(wanted: str) -> list[int]:
+        call = f"{schema}.harness_scan(0, 99, %s, '', NULL, NULL, NULL, NULL, NULL, %s)"
+        notes = postgres_server.execute(f"SELECT note FROM {call} WHERE what = 0", (thread_key("t"), wanted))
+        return [unpack(note[1:])["step"] for (note,) in notes]
+
+    with connect(url) as saver:
+        for number in range(4):
+            saver.put(*arguments_of("t", number))
+        assert found_earlier('{"step": 2}') == [3, 2, 1, 0]
+        postgres_server.execute(f"UPDATE {schema}.harness_checkpoint SET search = '{{\"step\": 2}}'")
+        assert found_earlier('{"step": 1}') == []
+        # What is written anew isn't hidden by what was said of it before.
+        saver.prune(["t"])
+        assert found_earlier('{"step": 1}') == [3]
 
 
 # What a review has found

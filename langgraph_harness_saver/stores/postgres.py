@@ -43,7 +43,7 @@ from langgraph_harness_saver.rows import (
     Writes,
     merge_spans,
 )
-from langgraph_harness_saver.search import searchable
+from langgraph_harness_saver.search import forms_of
 from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, all_known
 from langgraph_harness_saver.stores.batches import Call
 from langgraph_harness_saver.stores.opening import FLUSH_BYTES, FLUSH_CALLS, Opening, Queues
@@ -399,7 +399,7 @@ class PostgresStore(Store):
             after and id_key(after.checkpoint_id),
             after and encode(after.thread_id),
             after and encode(after.checkpoint_ns),
-            None if query.filter is None else searchable(query.filter),
+            [form for forms in forms_of(query.filter or {}) for form in (*forms, None, None)[:3]] or None,
         )
 
     async def _fetch(self, name: str, *values: Any) -> list[Any]:

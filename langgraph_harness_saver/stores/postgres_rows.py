@@ -27,7 +27,6 @@ from langgraph_harness_saver.rows import (
     Span,
     WriteRow,
 )
-from langgraph_harness_saver.search import searchable_metadata
 from langgraph_harness_saver.stores.base import Unconditional
 from langgraph_harness_saver.stores.packing import decode, encode, split_parts
 
@@ -94,7 +93,8 @@ def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional 
         reach,
         b"".join(row.parts) or None,
         _text_of(key.thread_id),
-        searchable_metadata(row.metadata),
+        # `search`, which only earlier releases fill, and look into.
+        None,
         bytes(memoryview(row.metadata)),
         bytes(memoryview(row.body)),
         *stands,
@@ -104,7 +104,7 @@ def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional 
 
 def row_values(row: CheckpointRow) -> tuple[Any, ...]:
     """Return a row's columns, in the order of the queries `add_checkpoints` and `set_checkpoints`."""
-    thread, ns, id_, parent, run, rev, since, reach, parts, name, search, metadata, body = put_values(
+    thread, ns, id_, parent, run, rev, since, reach, parts, name, _, metadata, body = put_values(
         row, None, None
     )[:ROW_COLUMNS]
     return (
@@ -119,7 +119,6 @@ def row_values(row: CheckpointRow) -> tuple[Any, ...]:
         reach,
         parts,
         name,
-        search,
         metadata,
         body,
     )

@@ -55,7 +55,7 @@ ORDER BY checkpoint_id LIMIT $3
 SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 
 -- name: scan
-SELECT * FROM {schema}.harness_scan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+SELECT * FROM {schema}.harness_find($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: row_of
 SELECT rev, kind, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, metadata, body
@@ -291,31 +291,23 @@ ON CONFLICT DO NOTHING
 -- name: set_checkpoints
 UPDATE {schema}.harness_checkpoint c
 SET rev = u.rev, kind = u.kind, parent_id = u.parent_id, run_id = u.run_id, since = u.since,
-  reach = u.reach, parts = u.parts, thread_id = u.thread_id, search = u.search::jsonb,
-  metadata = u.metadata, body = u.body
+  reach = u.reach, parts = u.parts, thread_id = u.thread_id, search = NULL, metadata = u.metadata, body = u.body
 FROM unnest(
   $1::bigint[], $2::smallint[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::text[],
-  $10::bytea[], $11::bytea[], $12::text[], $13::bytea[], $14::bytea[]
-) AS u(
-  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
-  body
-)
+  $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[]
+) AS u(rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, metadata, body)
 WHERE c.thread = u.thread::uuid AND c.checkpoint_ns = u.checkpoint_ns AND c.checkpoint_id = u.checkpoint_id
 
 -- name: add_checkpoints
 INSERT INTO {schema}.harness_checkpoint (
-  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
-  body
+  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, metadata, body
 )
 SELECT u.rev, u.kind, u.thread::uuid, u.checkpoint_ns, u.checkpoint_id, u.parent_id, u.run_id, u.since,
-  u.reach, u.parts, u.thread_id, u.search::jsonb, u.metadata, u.body
+  u.reach, u.parts, u.thread_id, u.metadata, u.body
 FROM unnest(
   $1::bigint[], $2::smallint[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::text[],
-  $10::bytea[], $11::bytea[], $12::text[], $13::bytea[], $14::bytea[]
-) AS u(
-  rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, search, metadata,
-  body
-)
+  $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[]
+) AS u(rev, kind, thread, checkpoint_ns, checkpoint_id, parent_id, run_id, since, reach, parts, thread_id, metadata, body)
 ON CONFLICT DO NOTHING
 RETURNING 1
 
