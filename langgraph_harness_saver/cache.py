@@ -1,13 +1,26 @@
-"""A bounded cache of checkpoints as bytes."""
+"""A bounded cache of checkpoints as bytes, and of what was written to channels."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import Any, NamedTuple
 
 from langgraph_harness_saver.forks import Forkable, renew_after_fork
 from langgraph_harness_saver.rows import CheckpointKey
 from langgraph_harness_saver.slots import Image
+from langgraph_harness_saver.written import Log
+
+
+class Place(NamedTuple):
+    """Names what was written to a channel."""
+
+    thread_id: str
+    checkpoint_ns: str
+    channel: str
+    kind: str = "log"
+    """Tells it from the key of a checkpoint, which has nothing here."""
+
 
 LINE_IMAGES = 2
 """What a thread goes on from is its latest checkpoint, or the one before while the next is under way."""
@@ -16,12 +29,13 @@ LINE_IMAGES = 2
 class ImageCache(Forkable):
     """Keeps the images used last, up to `max_bytes` of values in all, and few of each thread and namespace.
 
-    What it says may be out of date: a store compares an image's rev before anything is built on it.
+    In the same bytes, what large writes channels were given last. What it says may be out of date: a store
+    compares an image's rev before anything is built on it, and looks for the parts that a write names.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._images: OrderedDict[CheckpointKey, tuple[Image, int]] = OrderedDict()
+        self._known: OrderedDict[CheckpointKey | Place, tuple[Any, int]] = OrderedDict()
         self._lines: dict[tuple[str, str], list[CheckpointKey]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -29,11 +43,20 @@ class ImageCache(Forkable):
 
     def get(self, key: CheckpointKey) -> Image | None:
         """Return an image, which then counts as used."""
+        found: Image | None = self._get(key)
+        return found
+
+    def log(self, place: Place) -> Log | None:
+        """Return what was written to a channel last, which then counts as used."""
+        found: Log | None = self._get(place)
+        return found
+
+    def _get(self, key: CheckpointKey | Place) -> Any:
         with self._lock:
-            found = self._images.get(key)
+            found = self._known.get(key)
             if found is None:
                 return None
-            self._images.move_to_end(key)
+            self._known.move_to_end(key)
             return found[0]
 
     def latest(self, thread_id: str, checkpoint_ns: str) -> Image | None:
@@ -47,12 +70,8 @@ class ImageCache(Forkable):
         """Keep an image, instead of an older one of the same checkpoint."""
         key, size = image.key, image.size
         with self._lock:
-            if key in self._images:
-                self._remove(key)
-            if size > self._max_bytes:
+            if not self._add(key, image, size):
                 return
-            self._images[key] = (image, size)
-            self._bytes += size
             line = self._lines.get(key[:2])
             if line is None:
                 self._lines[key[:2]] = [key]
@@ -60,8 +79,13 @@ class ImageCache(Forkable):
                 line.append(key)
                 if len(line) > LINE_IMAGES:
                     self._remove(line[0])
-            while self._bytes > self._max_bytes:
-                self._remove(next(iter(self._images)))
+            self._shrink()
+
+    def add_log(self, place: Place, log: Log) -> None:
+        """Keep what was written to a channel, instead of what was before."""
+        with self._lock:
+            if self._add(place, log, log.size):
+                self._shrink()
 
     def drop(self, key: CheckpointKey) -> None:
         """Forget an image."""
@@ -71,7 +95,7 @@ class ImageCache(Forkable):
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._images.clear()
+            self._known.clear()
             self._lines.clear()
             self._bytes = 0
 
@@ -79,11 +103,26 @@ class ImageCache(Forkable):
         """Take a new lock: another thread may have held the old one."""
         self._lock = threading.Lock()
 
-    def _remove(self, key: CheckpointKey) -> None:
-        found = self._images.pop(key, None)
-        if found is not None:
+    def _add(self, key: CheckpointKey | Place, value: Image | Log, size: int) -> bool:
+        if key in self._known:
+            self._remove(key)
+        if size > self._max_bytes:
+            return False
+        self._known[key] = (value, size)
+        self._bytes += size
+        return True
+
+    def _shrink(self) -> None:
+        while self._bytes > self._max_bytes:
+            self._remove(next(iter(self._known)))
+
+    def _remove(self, key: CheckpointKey | Place) -> None:
+        found = self._known.pop(key, None)
+        if found is None:
+            return
+        self._bytes -= found[1]
+        if isinstance(key, CheckpointKey):
             line = self._lines[key[:2]]
             line.remove(key)
             if not line:
                 del self._lines[key[:2]]
-            self._bytes -= found[1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -23,6 +23,8 @@ from langgraph.checkpoint.serde.jsonplus import EXT_DELTA_SNAPSHOT, JsonPlusSeri
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
+from langgraph_harness_saver.cache import ImageCache, Place
+from langgraph_harness_saver.difference import LINK_BYTES
 from langgraph_harness_saver.envelope import Envelope, pack, pack_any, unpack
 from langgraph_harness_saver.errors import SerializationError, UnsafeTypeError
 from langgraph_harness_saver.header import (
@@ -68,7 +70,6 @@ from langgraph_harness_saver.slots import (
     digest,
     extend,
     fingerprint,
-    history_parts,
     pack_slot,
     parts_of,
     reach_of,
@@ -78,6 +79,7 @@ from langgraph_harness_saver.slots import (
 )
 from langgraph_harness_saver.unpacking import build_message
 from langgraph_harness_saver.versions import is_unique
+from langgraph_harness_saver.written import Log, Piece, WrittenParts, history_parts, is_logged
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +89,6 @@ PART_MIDDLE_BYTES = 1 << 15
 """The same for what a difference inserts. It is larger as every later row of the chain names the part."""
 SMALL_BYTES = 256
 """An unchanged value up to this size is cheaper to repeat in a whole header than to reach for."""
-LINK_BYTES = 64
-"""What reading one more difference is held to cost, in bytes."""
 CHAIN_BYTES = 1 << 13
 """Differences may add up to so much however small the value is: reading them is still one page."""
 BARE_CHAINS = 4
@@ -98,6 +98,23 @@ MAX_SPANS = 4
 _DELTA_SNAPSHOT = bytes([EXT_DELTA_SNAPSHOT])
 _EXT_CODE_AT = {b"\xc7": 2, b"\xc8": 3, b"\xc9": 5} | {bytes([first]): 1 for first in range(0xD4, 0xD9)}
 """Where the code of a msgpack extension stands, by its first byte."""
+
+
+class EncodedWrites(NamedTuple):
+    """One call's writes ready to be stored, and the parts that they name by their ids."""
+
+    rows: list[WriteRow]
+    pieces: Mapping[bytes, Piece]
+
+    @property
+    def parts(self) -> list[PartRow]:
+        """Return what isn't known to be stored yet."""
+        return [piece.row for piece in self.pieces.values() if piece.row is not None]
+
+    def are_stored(self) -> None:
+        """Learn that all of it is."""
+        for piece in self.pieces.values():
+            piece.row = None
 
 
 class Codec:
@@ -253,7 +270,9 @@ class Codec:
         records = draft.records
         if keep:
             records = {**{number: pack_slot(slot, draft.key) for number, slot in keep.items()}, **records}
-        body = self._envelope.seal(pack_any([head[1], records]))
+        packed = pack_any([head[1], records])
+        logged = history and any(map(is_logged, history))
+        body = self._envelope.seal_logged(packed) if logged else self._envelope.seal(packed)
         head_spans: tuple[Span, ...] = (draft.span,)
         links, head_weight = 0, len(body)
         if old is not None:
@@ -433,36 +452,76 @@ class Codec:
 
     # --- writes ------------------------------------------------------------------------------------
 
-    def encode_writes(
-        self, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str, thread_id: str
-    ) -> tuple[list[WriteRow], list[PartRow]]:
-        """Encode one `put_writes` call: its regular writes in one row, each special write in its own."""
-        parts: list[PartRow] = []
-        regular: list[list[Any]] = []
-        special: dict[int, list[Any]] = {}
-        for position, (channel, value) in enumerate(writes):
-            index = WRITES_IDX_MAP.get(channel, position)
-            type_, data = self._dump(value, f"a write to channel {channel!r}", thread_id)
-            item = [index, channel, type_, data]
-            # A special write is replaced again and again, and its part would stay behind each time.
-            if len(data) >= PART_BYTES and index >= 0:
-                part = self._part(data)
-                parts.append(part)
-                item = [index, channel, type_, None, part.part_id]
-            if index < 0:
-                special[index] = item
-            else:
-                regular.append(item)
-        groups = [(0, regular)] if regular else []
-        groups += [(index, [item]) for index, item in special.items()]
-        rows = [
-            WriteRow(task_id, task_path, call, self._envelope.seal(pack_any(items)), history_parts(items))
-            for call, items in groups
+    def dump_writes(self, writes: Sequence[tuple[str, Any]], thread_id: str) -> list[list[Any]]:
+        """Take the writes of one call as they are now: index, channel, type and bytes of each.
+
+        Raises:
+            SerializationError: The serializer can't write a value.
+        """
+        return [
+            [
+                WRITES_IDX_MAP.get(channel, position),
+                channel,
+                *self._dump(value, f"a write to channel {channel!r}", thread_id),
+            ]
+            for position, (channel, value) in enumerate(writes)
         ]
-        return rows, parts
+
+    def encode_writes(
+        self,
+        dumped: Iterable[list[Any]],
+        task_id: str,
+        task_path: str,
+        key: CheckpointKey,
+        cache: ImageCache | None = None,
+        *,
+        whole: bool = False,
+    ) -> EncodedWrites:
+        """Encode one `put_writes` call: its regular writes in one row, each special write in its own.
+
+        Large ones are differences from what `cache` knows was written before, unless they are to be `whole`.
+        """
+        groups: dict[int, list[list[Any]]] = {}
+        logs: list[Log] = []
+        for item in dumped:
+            index = item[0]
+            # A special write is replaced again and again, and its part would stay behind each time.
+            if index >= 0 and len(item[3]) >= PART_BYTES:
+                log = self._log(item, key, cache, whole=whole)
+                logs.append(log)
+                item = log.item(index, item[1])
+            if index >= 0:
+                groups.setdefault(0, []).append(item)
+            else:
+                groups[index] = [item]
+        rows = [
+            WriteRow(task_id, task_path, call, self._seal_items(items), history_parts(items))
+            for call, items in groups.items()
+        ]
+        return EncodedWrites(rows, {piece.part_id: piece for log in logs for piece in log.named})
+
+    def _log(self, item: list[Any], key: CheckpointKey, cache: ImageCache | None, *, whole: bool) -> Log:
+        _, channel, type_, data = item
+        place = Place(key.thread_id, key.checkpoint_ns, channel)
+        known = cache.log(place) if cache is not None and not whole else None
+        container = type_ in ("msgpack", MESSAGES)
+        log = known and known.then(type_, data, container=container, chains=self._chains, part=self._part)
+        log = log or Log(type_, data, Piece(self._part(data)))
+        if cache is not None:
+            cache.add_log(place, log)
+        return log
+
+    def _seal_items(self, items: list[list[Any]]) -> bytes:
+        packed = pack_any(items)
+        if any(map(is_logged, items)):
+            return self._envelope.seal_logged(packed)
+        return self._envelope.seal(packed)
 
     def merge_writes(self, rows: Iterable[WriteRow], key: CheckpointKey) -> list[list[Any]]:
-        """Return `[task_id, index, channel, type, data, part_id?]` per write, in `writes_sort_key` order."""
+        """Return `[task_id, index, channel, type, data, …]` per write, in `writes_sort_key` order.
+
+        `WrittenParts.data` says what follows where there is no data.
+        """
         merged: dict[tuple[str, int], tuple[tuple[str, str, int], list[Any]]] = {}
         for row in rows:
             with Reading(key):
@@ -475,13 +534,19 @@ class Codec:
                 merged[identity] = (order, [row.task_id, *item])
         return [item for _, item in sorted(merged.values(), key=lambda pair: pair[0])]
 
+    def written_parts(self, parts: Mapping[bytes, bytes]) -> WrittenParts:
+        """Return what `load_writes` takes: the parts of a page."""
+        return WrittenParts(parts, self._envelope.open)
+
     def load_writes(
-        self, items: Iterable[Sequence[Any]], parts: Mapping[bytes, bytes], key: CheckpointKey
+        self, items: Iterable[Sequence[Any]], parts: WrittenParts, key: CheckpointKey
     ) -> list[tuple[str, str, Any]]:
         """Return pending writes: (task id, channel, fresh value)."""
         loaded = []
-        for task_id, _, channel, type_, data, *part_id in items:
-            data = self.read_part(parts, part_id[0], key) if part_id else data
+        for item in items:
+            task_id, _, channel, type_ = item[:4]
+            with Reading(key):
+                data = parts.data(item)
             what = f"a write to channel {channel!r}"
             loaded.append((task_id, channel, self._load((type_, data), what, key.thread_id)))
         return loaded

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from langgraph_harness_saver.cache import ImageCache
-from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.codec import Codec, EncodedWrites
 from langgraph_harness_saver.errors import (
     CorruptCheckpointError,
     EntangledError,
@@ -49,6 +49,7 @@ from langgraph_harness_saver.rows import (
 from langgraph_harness_saver.runs import Runs
 from langgraph_harness_saver.slots import Dump, Image, revision
 from langgraph_harness_saver.stores.base import ANY_HEAD, Known, Store, Unconditional
+from langgraph_harness_saver.written import WrittenParts
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Stored(NamedTuple):
     image: Image
     metadata: dict[str, Any]
     writes: Sequence[Sequence[Any]]
-    parts: Mapping[bytes, bytes]
+    parts: WrittenParts
 
 
 class Selection(NamedTuple):
@@ -232,24 +233,37 @@ class Core:
         run_id: str | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Store writes of one task, as they are now; see `put`."""
-        rows, parts = self.codec.encode_writes(writes, task_id, task_path, key.thread_id)
-        return self._put_writes(key, rows, parts, run_id)
+        dumped = self.codec.dump_writes(writes, key.thread_id)
+        encoded = self.codec.encode_writes(dumped, task_id, task_path, key, self.cache)
+        return self._put_writes(key, encoded, dumped, task_id, task_path, run_id)
 
     async def _put_writes(
-        self, key: CheckpointKey, rows: Sequence[WriteRow], parts: Sequence[PartRow], run_id: str | None
+        self,
+        key: CheckpointKey,
+        encoded: EncodedWrites,
+        dumped: Sequence[list[Any]],
+        task_id: str,
+        task_path: str,
+        run_id: str | None,
     ) -> None:
         await self.store.open()
-        if rows:
+        while encoded.rows:
+            rows, parts = encoded.rows, encoded.parts
             if run_id is not None:
                 await self.runs.writes(run_id, key, rows, self.store)
             try:
-                await self.store.put_writes(key, rows, parts)
+                result = await self.store.put_writes(key, rows, parts)
             except EntangledError:
                 # It has expired, and is to begin anew.
                 await self.end(key.thread_id, expired=True)
-                await self.store.put_writes(key, rows, parts)
-            if self.keeping is not None:
-                self.keeping.grew(key.thread_id, rows, parts)
+                continue
+            if result != PutResult.BASE_GONE:
+                encoded.are_stored()
+                if self.keeping is not None:
+                    self.keeping.grew(key.thread_id, rows, parts)
+                return
+            # Another process has deleted what these would be differences from.
+            encoded = self.codec.encode_writes(dumped, task_id, task_path, key, self.cache, whole=True)
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -332,11 +346,11 @@ class Core:
     def _decode(self, page: Page, held: _Held) -> list[Stored]:
         if not page.entries:
             return []
-        reader = Reader(self.codec, page, held.images)
+        reader, parts = Reader(self.codec, page, held.images), self.codec.written_parts(page.parts)
         # Oldest first: each is rebuilt from the one before.
-        return [self._stored(reader, entry, page) for entry in reversed(page.entries)][::-1]
+        return [self._stored(reader, entry, parts) for entry in reversed(page.entries)][::-1]
 
-    def _stored(self, reader: Reader, entry: Entry, page: Page) -> Stored:
+    def _stored(self, reader: Reader, entry: Entry, parts: WrittenParts) -> Stored:
         row = entry.row
         if row.body and revision(row.body, row.metadata, row.parent_id) != row.rev:
             raise CorruptCheckpointError(
@@ -349,7 +363,7 @@ class Core:
             row = row._replace(metadata=image.metadata)
         is_anchor = row.kind == Kind.ANCHOR
         writes = image.history if is_anchor else self.codec.merge_writes(entry.writes, row.key)
-        return Stored(row, image, self.codec.unpack_metadata(row.metadata, row.key), writes, page.parts)
+        return Stored(row, image, self.codec.unpack_metadata(row.metadata, row.key), writes, parts)
 
     def values(self, stored: Stored) -> dict[str, Any]:
         """Return fresh channel values."""

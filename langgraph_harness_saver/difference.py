@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LINK_BYTES = 64
+"""What reading one more difference is held to cost, in bytes."""
 _STEP = 1 << 16
 _NEAR = 1 << 8
 """Where so few bytes differ, an exclusive or of two numbers finds the first sooner than further halving."""
@@ -45,6 +47,13 @@ def apply(base: bytearray, change: Difference) -> None:
     end = len(base)
     base[change.start + change.length : end - change.tail] = change.middle
     base[: change.start] = change.lead
+
+
+def inverse(base: bytearray, change: Difference) -> Difference:
+    """Return what makes this base again of what a change, which fits, makes of it."""
+    end = len(base) - change.tail
+    middle = bytes(base[change.start + change.length : end])
+    return Difference(bytes(base[: change.start]), len(change.lead), change.length, middle, change.tail)
 
 
 def fits(size: int, change: Difference) -> bool:

@@ -12,10 +12,10 @@ from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph_harness_saver.errors import SchemaError
 from langgraph_harness_saver.serde import HarnessSerializer
 
-COMPRESSED, BARE, SEALED = 1, 2, 0x81
+COMPRESSED, BARE, LOGGED, SEALED = 1, 2, 3, 0x81
 """Format bytes. Adding one, or changing the dictionary of an old one, makes a new format."""
 
-_COMPRESSED, _BARE = bytes([COMPRESSED]), bytes([BARE])
+_COMPRESSED, _BARE, _LOGGED = bytes([COMPRESSED]), bytes([BARE]), bytes([LOGGED])
 _LEVEL, _BARE_LEVEL = 3, 1
 _BARE_BYTES = 1 << 12
 """From this size on, compressing pays even where memory is all that it saves."""
@@ -114,9 +114,16 @@ class Envelope:
             packed = _BARE + data
         else:
             packed = _COMPRESSED + _context.compress_fast(data)
-        if self._cipher is None:
-            return packed
-        name, ciphertext = self._cipher.encrypt(packed)
+        return packed if self._cipher is None else self._encrypt(self._cipher, packed)
+
+    def seal_logged(self, data: bytes) -> bytes:
+        """Return the stored form of what holds writes as logs: older releases don't know it, and say so."""
+        packed = _LOGGED + _context.compress(data)
+        return packed if self._cipher is None else self._encrypt(self._cipher, packed)
+
+    @staticmethod
+    def _encrypt(cipher: CipherProtocol, packed: bytes) -> bytes:
+        name, ciphertext = cipher.encrypt(packed)
         encoded = name.encode()
         return b"%c%c%s%s" % (SEALED, len(encoded), encoded, ciphertext)
 
@@ -135,10 +142,10 @@ class Envelope:
             form = data[0]
         if form == BARE:
             return data[1:]
-        if form != COMPRESSED:
+        if form not in (COMPRESSED, LOGGED):
             raise SchemaError(
                 f"a checkpoint is stored in format {form}, which a newer version of langgraph-harness-saver "
-                f"wrote or damage made; this version reads formats {COMPRESSED} and {BARE}. Upgrade "
+                f"wrote or damage made; this version reads formats {COMPRESSED} to {LOGGED}. Upgrade "
                 "langgraph-harness-saver."
             )
         try:

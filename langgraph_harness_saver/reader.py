@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from langgraph_harness_saver import difference as diff
-from langgraph_harness_saver.codec import LINK_BYTES, Codec
+from langgraph_harness_saver.codec import Codec
+from langgraph_harness_saver.difference import LINK_BYTES
 from langgraph_harness_saver.errors import CorruptCheckpointError
 from langgraph_harness_saver.header import Header, header_time, unpack_alias, unpack_header
 from langgraph_harness_saver.rows import CheckpointKey, CheckpointRow, Page, Span

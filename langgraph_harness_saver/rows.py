@@ -95,6 +95,12 @@ class WriteRow(NamedTuple):
     parts: tuple[bytes, ...] = ()
 
 
+def leans_on(writes: Iterable[WriteRow], parts: Sequence[PartRow]) -> list[bytes]:
+    """Return the parts, in order, that writes name and that don't come with them."""
+    named = {part_id for write in writes for part_id in write.parts}
+    return sorted(named.difference(part.part_id for part in parts)) if named else []
+
+
 class EventRow(NamedTuple):
     """Something that happened inside a step, at the root checkpoint that this ran from.
 

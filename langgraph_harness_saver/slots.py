@@ -156,11 +156,6 @@ def revision(body: bytes, metadata: bytes, parent_id: str | None) -> int:
     return digest(b"".join((lengths, body, metadata, parent)))
 
 
-def history_parts(items: Iterable[Sequence[Any]]) -> tuple[bytes, ...]:
-    """Return the parts that write items name: they stand last, after an absent value."""
-    return unique(item[-1] for item in items if item[-2] is None and isinstance(item[-1], bytes))
-
-
 def pack_slot(slot: Slot, key: CheckpointKey) -> list[Any]:
     record: list[Any] = [slot.kind, slot.type, slot.digest, slot.data]
     if slot.base is not None:

@@ -6,7 +6,7 @@ import os
 import random
 import string
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import ormsgpack
@@ -21,7 +21,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
-from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, PART_MIDDLE_BYTES, Codec
+from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, PART_MIDDLE_BYTES, Codec, EncodedWrites
 from langgraph_harness_saver.errors import (
     CorruptCheckpointError,
     HarnessError,
@@ -48,6 +48,9 @@ from langgraph_harness_saver.slots import (
     Image,
 )
 from langgraph_harness_saver.versions import is_unique, next_version, pack_version, unpack_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 UUID_TEXT = "1f0a3c5e-7b9d-6e2f-8a4b-6c8d0e2f4a6b"
 RANDOM = random.Random(1)
@@ -124,6 +127,16 @@ class Line:
         }
         support[row.key] = row.body
         return sum(map(len, support.values())) + sum(len(self.parts[part_id]) for part_id in row.parts)
+
+
+def encoded_writes(
+    codec: Codec,
+    writes: Sequence[tuple[str, Any]],
+    task_id: str = "task",
+    task_path: str = "",
+    **options: Any,
+) -> EncodedWrites:
+    return codec.encode_writes(codec.dump_writes(writes, "t"), task_id, task_path, key_of("1"), **options)
 
 
 def key_of(checkpoint_id: str, thread_id: str = "t") -> CheckpointKey:
@@ -761,7 +774,7 @@ def test_no_damaged_part_gives_a_wrong_value():
 
 def test_damaged_writes_and_metadata_are_errors():
     codec = Codec(HarnessSerializer())
-    (row,), _ = codec.encode_writes([("a", ["value"])], "task", "", "t")
+    (row,) = encoded_writes(codec, [("a", ["value"])]).rows
     expected = codec.merge_writes([row], key_of("1"))
     for position in range(len(row.body)):
         body = bytearray(row.body)
@@ -784,7 +797,7 @@ def test_where_time_counts_more_small_bodies_stay_as_they_are():
         assert line.read(at)["channel_values"] == {"a": "x" * 1000, "b": "y" * 10_000}
 
 
-@pytest.mark.parametrize("form", [0, 3, 4, 0x7F, 0x80, 0x82, 0xFF])
+@pytest.mark.parametrize("form", [0, 4, 5, 0x7F, 0x80, 0x82, 0xFF])
 def test_an_unknown_format_is_named(form):
     line, at = damaged_line()
     body = bytes([form]) + line.encoded[at].row.body[1:]
@@ -847,8 +860,8 @@ def test_writes_come_back_in_sort_key_order():
     codec = Codec(HarnessSerializer())
     rows = []
     for path, task in (("b", "3"), ("a", "2"), ("", "9"), ("a", "1"), ("a\ud800", "0")):
-        rows += codec.encode_writes([(f"{path}{task}", n) for n in range(12)], task, path, "t")[0]
-    found = codec.load_writes(codec.merge_writes(rows, key_of("1")), {}, key_of("1"))
+        rows += encoded_writes(codec, [(f"{path}{task}", n) for n in range(12)], task, path).rows
+    found = codec.load_writes(codec.merge_writes(rows, key_of("1")), codec.written_parts({}), key_of("1"))
     assert found == [
         (task, f"{path}{task}", n)
         for path, task in (("", "9"), ("a", "1"), ("a", "2"), ("a\ud800", "0"), ("b", "3"))
@@ -862,8 +875,8 @@ def test_of_regular_writes_the_first_stays_and_of_special_ones_the_last():
     rows = []
     for number in (1, 2):
         writes = [("a", number), *((channel, number) for channel in special), ("b", number)]
-        rows += codec.encode_writes(writes, "task", f"path {number}", "t")[0]
-    found = codec.load_writes(codec.merge_writes(rows, key_of("1")), {}, key_of("1"))
+        rows += encoded_writes(codec, writes, "task", f"path {number}").rows
+    found = codec.load_writes(codec.merge_writes(rows, key_of("1")), codec.written_parts({}), key_of("1"))
     assert sorted(found) == sorted(
         [("task", "a", 1), ("task", "b", 1), *(("task", channel, 2) for channel in special)]
     )
@@ -871,23 +884,24 @@ def test_of_regular_writes_the_first_stays_and_of_special_ones_the_last():
 
 def test_regular_writes_of_a_call_share_a_row():
     codec = Codec(HarnessSerializer())
-    rows, _ = codec.encode_writes([("a", 1), ("__error__", 2), ("b", 3), ("__error__", 4)], "task", "", "t")
+    rows = encoded_writes(codec, [("a", 1), ("__error__", 2), ("b", 3), ("__error__", 4)]).rows
     assert sorted(row.call for row in rows) == sorted([0, WRITES_IDX_MAP["__error__"]])
 
 
 def test_a_large_write_stands_apart():
     codec = Codec(HarnessSerializer())
     writes = [("a", "x" * PART_BYTES), ("b", None), ("__error__", b"y" * PART_BYTES)]
-    rows, parts = codec.encode_writes(writes, "task", "", "t")
+    encoded = encoded_writes(codec, writes)
+    rows, parts = encoded.rows, encoded.parts
     assert {part.part_id for part in parts} == {part_id for row in rows for part_id in row.parts}
     assert all(len(row.body) < 200 for row in rows)
     stored = {part.part_id: part.data for part in parts}
     items = codec.merge_writes(rows, key_of("1"))
-    assert sorted(codec.load_writes(items, stored, key_of("1")), key=str) == sorted(
+    assert sorted(codec.load_writes(items, codec.written_parts(stored), key_of("1")), key=str) == sorted(
         [("task", *write) for write in writes], key=str
     )
     with pytest.raises(CorruptCheckpointError):
-        codec.load_writes(items, {}, key_of("1"))
+        codec.load_writes(items, codec.written_parts({}), key_of("1"))
 
 
 @pytest.mark.parametrize(
@@ -920,11 +934,10 @@ def test_no_plaintext_is_in_encrypted_rows(encrypted):
         values = {"channel of spies": [secret] * (number + 1), "large": secret * PART_BYTES}
         at = encrypted.put(values, versions={"channel of spies": number, "large": number})
         assert encrypted.values(at) == values
-    rows, parts = encrypted.codec.encode_writes(
-        [("channel of spies", secret), ("b", secret * PART_BYTES)], "task", "", "t"
-    )
+    written = encoded_writes(encrypted.codec, [("channel of spies", secret), ("b", secret * PART_BYTES)])
     everything = [encoded.row.body for encoded in encrypted.encoded.values()]
-    everything += [*encrypted.parts.values(), *(row.body for row in rows), *(part.data for part in parts)]
+    everything += [*encrypted.parts.values(), *(row.body for row in written.rows)]
+    everything += [part.data for part in written.parts]
     for data in everything:
         assert secret.encode() not in data
         assert b"spies" not in data

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from test_codec import key_of, message
+from test_codec import encoded_writes, key_of, message
 
 from langgraph_harness_saver.codec import PART_BYTES, Codec
 from langgraph_harness_saver.family import anchor_key, kept_slots, needs, removal, unused_parts
@@ -55,9 +55,9 @@ class Tree:
         return key
 
     def write(self, key: CheckpointKey, *writes: tuple[str, Any], task: str = "task", path: str = "") -> None:
-        rows, parts = self.codec.encode_writes(writes, task, path, "t")
-        self.writes.setdefault(key, []).extend(rows)
-        self.add(parts)
+        encoded = encoded_writes(self.codec, writes, task, path)
+        self.writes.setdefault(key, []).extend(encoded.rows)
+        self.add(encoded.parts)
 
     def add(self, parts: Any) -> None:
         self.parts.update((part.part_id, part.data) for part in parts)
@@ -108,7 +108,7 @@ class Tree:
         items = (
             self.image(key).history if is_anchor else self.codec.merge_writes(self.writes.get(key, ()), key)
         )
-        return self.codec.load_writes(items, self.parts, key)
+        return self.codec.load_writes(items, self.codec.written_parts(self.parts), key)
 
     def parent(self, key: CheckpointKey) -> CheckpointKey | None:
         parent_id = self.rows[key].parent_id

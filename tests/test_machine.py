@@ -236,6 +236,11 @@ def change(value: Any, op: str, size: int, tick: int) -> Any:
     return SCALARS[size * 7 % len(SCALARS)]
 
 
+def table(tick: int) -> dict[str, str]:
+    """Return what a node returns whole: of 60 entries another one changes with each tick."""
+    return {f"key {n}": f"{n} as of {tick - (tick - n) % 60}, " + "some text " * 9 for n in range(60)}
+
+
 OPS = (
     "append", "append", "append", "trim", "edit", "append huge", "write", "insert", "huge", "scalar",
     "scalar", "remove", "forget", "touch",
@@ -252,7 +257,9 @@ def ops() -> st.SearchStrategy[list[Op]]:
     return st.lists(plain | plain | plain | delta, max_size=5)
 
 
-WRITTEN = (*SCALARS, "w" * 40_000, _DeltaSnapshot([1]), {"some": ["value"]})
+WRITTEN = (
+    *SCALARS, "w" * 40_000, "w" * 39_000 + "x", _DeltaSnapshot([1]), {"some": ["value"]}, table(1), table(9),
+)  # fmt: skip
 
 
 def writes() -> st.SearchStrategy[list[tuple[str, int]]]:
@@ -353,8 +360,11 @@ class SaverMachine(RuleBasedStateMachine):
         self.model.put(call.name, call.node)
         self.check_thread(self.other(saver), thread)
 
-    @rule(which=doors, thread=threads, ns=spaces, length=st.integers(2, 25), grow=st.sampled_from(OPS[:9]))
-    def put_chain(self, which: int, thread: Any, ns: str, length: int, grow: str) -> None:
+    @rule(
+        which=doors, thread=threads, ns=spaces, length=st.integers(2, 25), grow=st.sampled_from(OPS[:9]),
+        whole=st.booleans(),
+    )  # fmt: skip
+    def put_chain(self, which: int, thread: Any, ns: str, length: int, grow: str, whole: bool) -> None:
         """Put what a run puts: each on the one before, most channels unchanged."""
         saver = self.door(which)
         for number in range(length):
@@ -362,7 +372,7 @@ class SaverMachine(RuleBasedStateMachine):
             call = self.prepare(saver, thread, ns, -1, "new", ops, "ours", "right", RUNS[number % 3])
             self.call(saver, "put", *call.arguments)
             self.model.put(call.name, call.node)
-            written = [(DELTA[number % 2], f"write {self.tick}")]
+            written = [(DELTA[number % 2], table(self.tick) if whole else f"write {self.tick}")]
             self.call(saver, "put_writes", config_of(thread, ns, call.name[2]), written, "task", "~path")
             self.model.write(call.name, written, "task", "~path")
         self.check_thread(self.other(saver), thread)

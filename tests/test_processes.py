@@ -60,7 +60,12 @@ def values_of(thread_id: str, number: int) -> dict[str, Any]:
 
 
 def writes_of(number: int) -> list[tuple[str, Any]]:
-    return [("number", number), ("lines", [f"write {number}"] * 3)]
+    table = {f"key {n}": f"{n} as of {number - (number - n) % 70}, " + "and so on " * 8 for n in range(70)}
+    return [("number", number), ("lines", [f"write {number}"] * 3), ("table", table)]
+
+
+def written(number: int) -> list[Any]:
+    return [("task", channel, value) for channel, value in writes_of(number)]
 
 
 def checkpoint_of(thread_id: str, number: int) -> Any:
@@ -181,8 +186,7 @@ def check_survivors(found: list[CheckpointTuple], acks: list[Any]) -> None:
     check_line(found)
     there = {(item.config["configurable"]["thread_id"], item.metadata["step"]): item for item in found}
     for (_, number), item in there.items():
-        expected = [("task", channel, value) for channel, value in writes_of(number)]
-        assert item.pending_writes in ([], expected)
+        assert item.pending_writes in ([], written(number))
     assert {(thread_id, number) for _, thread_id, number in acks} <= there.keys()
     for what, *place in acks:
         assert what == "put" or there[tuple(place)].pending_writes
@@ -334,7 +338,7 @@ def test_eight_processes_write_their_own_thread_and_a_shared_one(tmp_path: Path)
             own = list(saver.list(thread(f"worker {worker}")))
             check_line(own)
             assert [item.metadata["step"] for item in own] == list(range(20))[::-1]
-            assert all(len(item.pending_writes or ()) == 2 for item in own)
+            assert all(item.pending_writes == written(item.metadata["step"]) for item in own)
         check_shared(list(saver.list(thread("shared"))))
         saver.put(thread("shared", ns=""), {**checkpoint_of("shared", 0), "id": "common"}, {"step": 0}, {})
         common = saver.get_tuple(thread("shared", "common"))
@@ -362,7 +366,7 @@ def extend_and_read(path: Path, done: Any) -> None:
                 assert head is not None
                 check_line([head])
                 assert head.metadata["step"] == number
-                assert len(head.pending_writes or ()) == 2
+                assert head.pending_writes == written(number)
     finally:
         done.set()
 

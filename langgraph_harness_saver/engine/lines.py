@@ -195,9 +195,8 @@ class Lines:
         """Return what a checkpoint's tasks wrote, only interrupts with their values."""
         codec, key = self._core.codec, entry.row.key
         merged = codec.merge_writes(entry.writes, key)
-        loaded = iter(
-            codec.load_writes([item for item in merged if item[2] == INTERRUPT and len(item) < 6], {}, key)
-        )
+        here = [item for item in merged if item[2] == INTERRUPT and len(item) < 6]
+        loaded = iter(codec.load_writes(here, codec.written_parts({}), key))
         return [
             next(loaded) if item[2] == INTERRUPT and len(item) < 6 else (item[0], item[2], ())
             for item in merged

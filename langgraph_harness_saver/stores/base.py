@@ -119,8 +119,12 @@ class Store(ABC):
     @abstractmethod
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
-    ) -> None:
-        """Add writes to a checkpoint, which need not be there yet; see `WriteRow`."""
+    ) -> PutResult:
+        """Add writes to a checkpoint, which need not be there yet; see `WriteRow`.
+
+        Every part that they name must be among `parts`, or be there already, and then it stays for as long as
+        one of them does; else the answer is `BASE_GONE`, and nothing was stored.
+        """
 
     @abstractmethod
     async def get(

@@ -41,6 +41,7 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    leans_on,
     merge_spans,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional
@@ -267,12 +268,16 @@ class MemoryStore(Store, Forkable):
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
-    ) -> None:
+    ) -> PutResult:
         with self._lock:
             thread = self._entered(key.thread_id)
+            there = self._parts.get(self._family_of(key.thread_id), {})
+            if not there.keys() >= set(leans_on(writes, parts)):
+                return PutResult.BASE_GONE
             _add_writes(thread.writes.setdefault(key[1:], {}), writes)
             self._add_parts(key.thread_id, parts)
             self._touch(key.thread_id, thread)
+            return PutResult.STORED
 
     async def graft(self, graft: Graft) -> PutResult:
         with self._lock:

@@ -41,6 +41,7 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    leans_on,
     merge_spans,
 )
 from langgraph_harness_saver.search import forms_of
@@ -106,6 +107,7 @@ class _Writes(NamedTuple):
     thread: str
     values: Sequence[tuple[Any, ...]]
     parts: Sequence[tuple[bytes, bytes]]
+    needed: Sequence[bytes] = ()
 
 
 class _Again(Exception):  # noqa: N818
@@ -235,15 +237,17 @@ class PostgresStore(Store):
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
-    ) -> None:
+    ) -> PutResult:
+        if not writes:
+            return PutResult.STORED
         payload = _Writes(
             thread_key(key.thread_id),
             [write_values(key, write) for write in writes],
             [part_values(part) for part in parts],
+            leans_on(writes, parts),
         )
         size = sum(len(write.body) for write in writes) + sum(len(data) for _, data in payload.parts)
-        if writes:
-            await self._submit(key.thread_id, payload, size)
+        return PutResult(await self._submit(key.thread_id, payload, size))
 
     async def add_events(self, events: Sequence[EventRow]) -> None:
         await self.open()
@@ -275,13 +279,15 @@ class PostgresStore(Store):
             # Of one that was refused it says nothing that its thread is short enough.
             if number not in answers or answers[number][0] == PutResult.STORED:
                 answers[number] = (answer[0], answer[1])
-        number = 0
+        stored = (PutResult.STORED, None)
+        number = written = 0
         for call in calls:
             if isinstance(call.payload, _Put):
                 number += 1
-                call.resolve(answers.get(number, (PutResult.STORED, None)))
+                call.resolve(answers.get(number, stored))
             else:
-                call.resolve(None)
+                written -= 1
+                call.resolve(answers.get(written, stored)[0])
         return ()
 
     async def _after(self, error: StoreError, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
@@ -303,7 +309,8 @@ class PostgresStore(Store):
         writes = [payload for payload in payloads if isinstance(payload, _Writes)]
         now = (self.clock(), self.ttl_seconds)
         values: tuple[Any, ...]
-        if len(payloads) == 1 and not payloads[0].parts and (puts or len(writes[0].values) == 1):
+        leaning = any(some.needed for some in writes)
+        if len(payloads) == 1 and not (payloads[0].parts or leaning) and (puts or len(writes[0].values) == 1):
             # A lone call is spared the arrays.
             name, values = ("put_one", puts[0].values) if puts else ("put_write", writes[0].values[0])
             values = (*now, *values)
@@ -313,6 +320,8 @@ class PostgresStore(Store):
             name, values = "put_writes", (*now, *_write_columns(writes))
         else:
             name, values = "put_both", (*now, *_put_columns(puts), *_write_columns(writes))
+        if leaning:
+            name, values = f"{name}_leaning", (*values, *_leaning_columns(writes))
         if any(put.keep for put in puts):
             name, values = f"{name}_keep", (*values, *_keep_columns(puts))
         query = self._schema.sql[name]
@@ -842,6 +851,13 @@ def _write_columns(writes: Sequence[_Writes]) -> list[Any]:
     parts = [(some.thread, *part) for some in writes for part in some.parts]
     values = [values for some in writes for values in some.values]
     return [*columns(values, WRITE_COLUMNS), *columns(parts, 3)]
+
+
+def _leaning_columns(writes: Sequence[_Writes]) -> list[Any]:
+    """Return how many rows and parts each call has, and which parts it needs."""
+    counts = [(some.thread, len(some.values), len(some.parts)) for some in writes]
+    needed = [(number, part_id) for number, some in enumerate(writes, 1) for part_id in some.needed]
+    return [*columns(counts, 3), *columns(needed, 2)]
 
 
 def _pieces(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:

@@ -46,6 +46,7 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    leans_on,
     merge_spans,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, all_known
@@ -328,22 +329,23 @@ class RedisStore(Store):
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
-    ) -> None:
+    ) -> PutResult:
         if not writes:
-            return
+            return PutResult.STORED
         await self.open()
-        stamp = self._new_stamp()
+        stamp, needed = self._new_stamp(), leans_on(writes, parts)
 
         def job(home: Home) -> _Job:
             arguments = [*self._times(), stamp, place_of(home.family, key), b"%d" % len(writes)]
             for write in writes:
                 arguments += write_forms(write)
+            arguments += (b"%d" % len(needed), *needed)
             for part in parts:
                 arguments += (part.part_id, part.data)
             writing = call(SCRIPTS["put_writes"], home.spot, arguments)
             return _Job(key.thread_id, home, writing, renewed=(key.thread_id,))
 
-        await self._submit_home(key.thread_id, job)
+        return PutResult(await self._submit_home(key.thread_id, job))
 
     async def add_events(self, events: Sequence[EventRow]) -> None:
         await self.open()

@@ -35,6 +35,7 @@ from langgraph_harness_saver.rows import (
     Tag,
     WriteRow,
     Writes,
+    leans_on,
     merge_spans,
 )
 from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, door
@@ -54,6 +55,7 @@ from langgraph_harness_saver.stores.sqlite_rows import (
     entries_of,
     events_of,
     find,
+    has_parts,
     key_of,
     leave,
     line_of,
@@ -180,8 +182,8 @@ class SQLiteStore(Store):
 
     async def put_writes(
         self, key: CheckpointKey, writes: Sequence[WriteRow], parts: Sequence[PartRow] = ()
-    ) -> None:
-        await self._file.write(lambda connection: self._put_writes(connection, key, writes, parts))
+    ) -> PutResult:
+        return await self._file.write(lambda connection: self._put_writes(connection, key, writes, parts))
 
     def _put_writes(
         self,
@@ -189,12 +191,16 @@ class SQLiteStore(Store):
         key: CheckpointKey,
         writes: Sequence[WriteRow],
         parts: Sequence[PartRow],
-    ) -> None:
+    ) -> PutResult:
         if self.ttl_seconds is None and put_write(connection, key, writes, self.clock()):
-            return
-        thread = self._enter(connection, key.thread_id, self._thread(connection, key.thread_id))
+            return PutResult.STORED
+        there = self._thread(connection, key.thread_id)
+        if not has_parts(connection, there, leans_on(writes, parts)):
+            return PutResult.BASE_GONE
+        thread = self._enter(connection, key.thread_id, there)
         add_writes(connection, place_or_stub(connection, thread, key), writes)
         add_parts(connection, thread, parts)
+        return PutResult.STORED
 
     async def get(
         self,

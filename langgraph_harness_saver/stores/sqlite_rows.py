@@ -166,6 +166,11 @@ def add_parts(connection: sqlite3.Connection, thread: int, parts: Sequence[PartR
         connection.executemany(SQL["add_part"], [(thread, part.part_id, part.data) for part in parts])
 
 
+def has_parts(connection: sqlite3.Connection, thread: int | None, wanted: Sequence[bytes]) -> bool:
+    """Tell whether a thread's family has all of these parts."""
+    return all(connection.execute(SQL["has_part"], (thread, part)).fetchone() for part in wanted)
+
+
 def key_of(found: Sequence[Any]) -> CheckpointKey:
     """Return the key in a result of the `checkpoint` query."""
     return CheckpointKey(decode(found[0]), decode(found[1]), id_of_key(found[2]))

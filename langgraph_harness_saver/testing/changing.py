@@ -282,6 +282,26 @@ class _ChangingTests(_StoreBase):
             assert await store.load("t") != Family({}, {}, {})
             await store.delete_thread("t")
 
+    async def test_a_write_may_not_name_a_part_of_before_its_thread_expired(self, store: Store) -> None:
+        clock = _clock(store)
+        leaning = _write("leaning", parts=(_part().part_id,))
+        await store.put_writes(_key("1"), [_write(parts=(_part().part_id,))], [_part()])
+        assert await store.put_writes(_key("2"), [leaning]) == PutResult.STORED
+        clock.now += 11
+        assert await store.put_writes(_key("2"), [leaning]) == PutResult.BASE_GONE
+        assert await store.load("t") == Family({}, {}, {})
+        assert await store.put_writes(_key("2"), [leaning], [_part()]) == PutResult.STORED
+        clock.now += 9
+        found = await store.writes([_key("2")])
+        assert [tuple(rows) for rows in found.rows.values()] == [(leaning,)]
+
+    async def test_a_write_may_not_name_a_part_that_was_dropped(self, store: Store) -> None:
+        leaning = _write("leaning", parts=(_part().part_id,))
+        await store.put(_row("1", parts=(_part().part_id,)), [_part()])
+        await _revise(store, rows=[_row("1", body=b"new")], drop_parts=frozenset([_part().part_id]))
+        assert await store.put_writes(_key("1"), [leaning]) == PutResult.BASE_GONE
+        assert not (await store.load("t")).writes
+
     async def test_a_write_renews(self, store: Store) -> None:
         clock = _clock(store)
         await store.put(_row("1"))

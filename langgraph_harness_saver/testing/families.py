@@ -206,6 +206,22 @@ class _FamilyTests(_FamilyBase):
             assert not any(found.rows.values())
             assert found.parts == {}
 
+    async def test_a_write_may_name_parts_of_its_family(self, store: Store) -> None:
+        base = await self._stored(store, "1")
+        alias = self._alias(base)
+        part, more = _part(b"of the source"), _part(b"of the branch")
+        leaning = _write(parts=(part.part_id,))
+        await store.put_writes(base.key, [leaning], [part])
+        assert await store.put_writes(alias.key, [leaning]) == PutResult.BASE_GONE
+        await store.graft(Graft([alias], [_base(base)], branch=_branch()))
+        await store.put_writes(alias.key, [_write(parts=(more.part_id,))], [more])
+        both = _write("both", parts=(part.part_id, more.part_id))
+        for key in (alias.key, base.key):
+            assert await store.put_writes(key, [both]) == PutResult.STORED
+            assert (await store.writes([key])).parts == {p.part_id: p.data for p in (part, more)}
+        other = base.key._replace(thread_id="nobody")
+        assert await store.put_writes(other, [leaning]) == PutResult.BASE_GONE
+
     async def test_a_branch_may_lean_on_its_source_s_checkpoints(self, store: Store) -> None:
         base = await self._stored(store, "1")
         older = await self._stored(store, "0")

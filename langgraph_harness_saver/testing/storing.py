@@ -377,6 +377,40 @@ class _StoringTests(_StoreBase):
             assert page.parts[written.part_id] == written.data
         assert set(asked) <= {(row.key, row.rev) for row in rows}
 
+    async def test_a_write_may_name_parts_that_are_there(self, store: Store) -> None:
+        written, put, more = _part(b"of a write"), _part(b"of a checkpoint"), _part(b"more")
+        await store.put(_row("1", parts=(put.part_id,)), [put])
+        first = _write("first", parts=(written.part_id,))
+        assert await store.put_writes(_key("1"), [first], [written]) == PutResult.STORED
+        leaning = _write("second", parts=(written.part_id, put.part_id, more.part_id))
+        for _ in range(2):
+            assert await store.put_writes(_key("2"), [leaning, _write()], [more]) == PutResult.STORED
+        only = _write("third", parts=(more.part_id,))
+        assert await store.put_writes(_key("2"), [only]) == PutResult.STORED
+        found = await store.writes([_key("1"), _key("2")])
+        assert {key: tuple(rows) for key, rows in found.rows.items()} == {
+            _key("1"): (first,),
+            _key("2"): (leaning, _write(), only),
+        }
+        assert found.parts == {part.part_id: part.data for part in (written, put, more)}
+
+    async def test_a_write_that_names_a_part_which_is_not_there_is_refused(self, store: Store) -> None:
+        there, gone, brought = _part(b"there"), _part(b"gone"), _part(b"brought")
+        leaning = _write(parts=(there.part_id, gone.part_id, brought.part_id))
+        calls = ([leaning, _write("other")], [brought])
+        assert await store.put_writes(_key("1"), *calls) == PutResult.BASE_GONE
+        assert await store.load("t") == Family({}, {}, {})
+        row = _row("1", parts=(there.part_id,))
+        await store.put(row, [there])
+        await store.put(_row("1", thread_id="u", parts=(gone.part_id,)), [gone])
+        before = await store.load("t")
+        assert await store.put_writes(_key("1"), *calls) == PutResult.BASE_GONE
+        assert await store.load("t") == before
+        await store.put_writes(_key("2"), [_write(parts=(gone.part_id,))], [gone])
+        assert await store.put_writes(_key("1"), *calls) == PutResult.STORED
+        await store.delete_thread("t")
+        assert await store.put_writes(_key("1"), *calls) == PutResult.BASE_GONE
+
     async def test_each_row_is_known_or_not_by_itself(self, store: Store) -> None:
         rows = await self._chain(store)
         last = rows[-1]

@@ -48,6 +48,59 @@ class _TogetherTests(_StoreBase):
             row.key: Entry(row, (_write(),)) for row in rows
         }
 
+    async def test_of_many_writes_those_are_refused_whose_parts_are_gone(self, store: Store) -> None:
+        part, gone = _part(b"there"), _part(b"gone")
+        await store.put_writes(_key("0"), [_write(parts=(part.part_id,))], [part])
+        calls: list[Coroutine[Any, Any, Any]] = []
+        for number in range(60):
+            thread_id, brought = "tu"[number % 2], _part(b"%d" % number)
+            key = _key(f"{number:02}", thread_id=thread_id)
+            named = (brought.part_id, (part, gone)[number % 3 == 2].part_id)
+            calls += [
+                store.put_writes(key, [_write(parts=named), _write("other")], [brought]),
+                store.put_writes(key, [_write("plain")]),
+                store.put(_row(key.checkpoint_id, thread_id=thread_id)),
+            ]
+        results = await asyncio.gather(*calls)
+        stored = [n for n in range(60) if n % 3 != 2 and n % 2 == 0]
+        assert [n for n, result in enumerate(results[::3]) if result == PutResult.STORED] == stored
+        assert {*results[1::3], *results[2::3]} == {PutResult.STORED}
+        for thread_id in "tu":
+            family = await store.load(thread_id)
+            full = {k.checkpoint_id for k, some in family.writes.items() if len(some) == 3}
+            assert full == {f"{n:02}" for n in stored if "tu"[n % 2] == thread_id}
+            named_parts = {p for some in family.writes.values() for write in some for p in write.parts}
+            assert named_parts == set(family.parts)
+
+    async def test_no_part_is_dropped_that_a_write_comes_to_name(self, store: Store) -> None:
+        leaning = [_write(str(number), parts=(_part().part_id,)) for number in range(3)]
+
+        def drop(family: Family) -> Change:
+            named = any(write.parts for k, some in family.writes.items() if k != _key("0") for write in some)
+            return Change(
+                writes={_key("0"): ()},
+                drop_parts=frozenset() if named else frozenset([_part().part_id]),
+            )
+
+        async with self._other(store) as other:
+            for number in range(20):
+                await store.put(_row("0"))
+                await store.put_writes(_key("0"), [_write(parts=(_part().part_id,))], [_part()])
+                calls: list[Coroutine[Any, Any, Any]] = [
+                    store.put_writes(_key(f"1{n}"), [write]) for n, write in enumerate(leaning)
+                ]
+                end = other.revise("t", drop) if number % 2 else other.delete_thread("t")
+                calls.insert(number % 4, end)
+                results = await asyncio.gather(*calls)
+                del results[number % 4]
+                family = await store.load("t")
+                there = {write for some in family.writes.values() for write in some if write.parts}
+                assert not there or _part().part_id in family.parts
+                if number % 2:
+                    kept = {w for w, result in zip(leaning, results, strict=True) if result == 0}
+                    assert there == kept
+                await store.delete_thread("t")
+
     async def test_of_many_puts_at_one_head_one_wins(self, store: Store) -> None:
         await store.put(_row("0"))
         async with self._other(store) as other:
@@ -78,7 +131,7 @@ class _TogetherTests(_StoreBase):
             ]
         results = await asyncio.gather(*calls, return_exceptions=True)
         for stored, written, planned, moved, _ in zip(*[iter(results)] * 5, strict=True):
-            assert (stored, written) == (PutResult.STORED, None)
+            assert (stored, written) == (PutResult.STORED, PutResult.STORED)
             assert isinstance(planned, _PlanError)
             assert isinstance(moved, HeadMovedError)
         found = await store.scan(Query("t"), 1000, _nothing)

@@ -21,6 +21,31 @@ SELECT n, status, head FROM {schema}.harness_put(
 UNION ALL
 SELECT 0, 0, NULL FROM {schema}.harness_put_writes($1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)
 
+-- name: put_writes_leaning
+SELECT n, 1, NULL::bytea FROM {schema}.harness_put_leaning(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18
+) AS n
+
+-- name: put_both_leaning
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+UNION ALL
+SELECT n, 1, NULL FROM {schema}.harness_put_leaning(
+  $1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39
+) AS n
+
+-- name: put_both_leaning_keep
+SELECT n, status, head FROM {schema}.harness_put(
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
+)
+UNION ALL
+SELECT n, 1, NULL FROM {schema}.harness_put_leaning(
+  $1, $2, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39
+) AS n
+UNION ALL
+SELECT n, 6, NULL FROM {schema}.harness_keep($40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51) AS n
+
 -- name: put_one_keep
 SELECT 1, status, head FROM {schema}.harness_put_one(
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20

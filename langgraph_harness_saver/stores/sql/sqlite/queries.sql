@@ -121,6 +121,10 @@ DELETE FROM harness_write WHERE id BETWEEN ? AND ?
 SELECT data FROM harness_part
 WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
 
+-- name: has_part
+SELECT 1 FROM harness_part
+WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
+
 -- name: part_size
 SELECT length(data) FROM harness_part
 WHERE thread = coalesce((SELECT family FROM harness_thread WHERE id = ?1), ?1) AND part_id = ?2
