@@ -35,7 +35,7 @@ from langgraph_harness_saver.header import (
     pack_header,
     pack_plain_header,
 )
-from langgraph_harness_saver.messages import MESSAGES, pack_messages, unpack_messages
+from langgraph_harness_saver.messages import MESSAGE, MESSAGES, is_message, pack_messages, unpack_messages
 from langgraph_harness_saver.rows import (
     CheckpointKey,
     CheckpointRow,
@@ -93,6 +93,8 @@ CHAIN_BYTES = 1 << 13
 """Differences may add up to so much however small the value is: reading them is still one page."""
 BARE_CHAINS = 4
 """How many times its size the differences of a value may add up to where reading one takes no disk."""
+CONTAINERS = ("msgpack", MESSAGES)
+"""Types whose values may be arrays or maps, see `difference`."""
 MAX_HEADER_LINKS = 16
 MAX_SPANS = 4
 _DELTA_SNAPSHOT = bytes([EXT_DELTA_SNAPSHOT])
@@ -204,26 +206,24 @@ class Codec:
     def _store(self, draft: Draft, type_: str, data: bytes, old: Blob | None) -> Blob:
         size = len(data)
         if old and old.type == type_ and size > 2 * LINK_BYTES:
-            change = diff.difference(old.data, data, type_ in ("msgpack", MESSAGES))
-            cost = len(change.lead) + len(change.middle) + LINK_BYTES
+            change = diff.difference(old.data, data, type_ in CONTAINERS)
+            lead, _, _, middle, _ = change
+            cost = len(lead) + len(middle) + LINK_BYTES
             weight = old.weight + cost
             fits = weight < CHAIN_BYTES or weight < self._chains * size
             if cost < size and fits and len(old.spans) <= MAX_SPANS:
-                return self._store_difference(draft, type_, data, old, change, weight)
+                return self._store_difference(draft, data, old, list(change), weight)
         return self._store_whole(draft, type_, data)
 
-    def _store_difference(
-        self, draft: Draft, type_: str, data: bytes, old: Blob, change: diff.Difference, weight: int
-    ) -> Blob:
-        kind, parts = DIFFERENCE, old.parts
-        payload: list[Any] = list(change)
-        if len(change.middle) >= PART_MIDDLE_BYTES:
-            part_id = self._add_part(draft, change.middle)
-            kind, payload[3] = DIFFERENCE_PART, part_id
-            parts = (*parts, part_id)
+    def _store_difference(self, draft: Draft, data: bytes, old: Blob, change: list[Any], weight: int) -> Blob:
+        type_, _, old_digest, old_ref, _, spans, parts = old
+        kind = DIFFERENCE
+        if len(change[3]) >= PART_MIDDLE_BYTES:
+            kind, change[3] = DIFFERENCE_PART, self._add_part(draft, change[3])
+            parts = (*parts, change[3])
         value_digest = digest(data)
-        ref = draft.add(kind, type_, value_digest, payload, old.ref, old.digest)
-        return Blob(type_, data, value_digest, ref, weight, extend(old.spans, draft.span), parts)
+        ref = draft.add(kind, type_, value_digest, change, old_ref, old_digest)
+        return Blob(type_, data, value_digest, ref, weight, extend(spans, draft.span), parts)
 
     def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
         value_digest = digest(data)
@@ -279,7 +279,7 @@ class Codec:
             head_spans = head_spans if plain else extend(old.head_spans, draft.span)
             links, head_weight = old.links + 1, old.head_weight + head_weight
         rev = revision(body, metadata, parent_id)
-        reach = reach_of(draft.key, head_spans, blobs.values())
+        reach = reach_of(draft.span, head_spans, blobs.values())
         parts = parts_of(blobs.values()) + history_parts
         return Encoded(
             CheckpointRow(draft.key, parent_id, body, metadata, rev, reach, parts, run_id, kind),
@@ -419,7 +419,7 @@ class Codec:
 
     def is_delta_snapshot(self, blob: Blob) -> bool:
         """Tell whether a value is a `DeltaChannel`'s snapshot."""
-        if blob.type == MESSAGES:
+        if blob.type in (MESSAGES, MESSAGE):
             return False
         if blob.type == "msgpack":
             at = _EXT_CODE_AT.get(blob.data[:1])
@@ -495,7 +495,7 @@ class Codec:
             else:
                 groups[index] = [item]
         rows = [
-            WriteRow(task_id, task_path, call, self._seal_items(items), history_parts(items))
+            WriteRow(task_id, task_path, call, self._seal_items(items), history_parts(items) if logs else ())
             for call, items in groups.items()
         ]
         return EncodedWrites(rows, {piece.part_id: piece for log in logs for piece in log.named})
@@ -504,7 +504,7 @@ class Codec:
         _, channel, type_, data = item
         place = Place(key.thread_id, key.checkpoint_ns, channel)
         known = cache.log(place) if cache is not None and not whole else None
-        container = type_ in ("msgpack", MESSAGES)
+        container = type_ in CONTAINERS
         log = known and known.then(type_, data, container=container, chains=self._chains, part=self._part)
         log = log or Log(type_, data, Piece(self._part(data)))
         if cache is not None:
@@ -585,10 +585,15 @@ class Codec:
     # --- the serializer ----------------------------------------------------------------------------
 
     def _dump(self, value: Any, what: str, thread_id: str | None) -> tuple[str, bytes]:
-        if self._knows_messages and type(value) is list and value:
-            packed = pack_messages(value)
-            if packed is not None:
-                return MESSAGES, packed
+        if self._knows_messages:
+            if type(value) is list and value:
+                packed = pack_messages(value)
+                if packed is not None:
+                    return MESSAGES, packed
+            elif is_message(value):
+                packed = pack_messages((value,))
+                if packed is not None:
+                    return MESSAGE, packed
         try:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:
@@ -602,6 +607,9 @@ class Codec:
         try:
             if typed[0] == MESSAGES:
                 return unpack_messages(typed[1], build_message)
+            if typed[0] == MESSAGE:
+                (message,) = unpack_messages(typed[1], build_message)
+                return message
             return self._serde.loads_typed(typed)
         except UnsafeTypeError as error:
             raise UnsafeTypeError(

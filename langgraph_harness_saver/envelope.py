@@ -17,7 +17,7 @@ COMPRESSED, BARE, LOGGED, SEALED = 1, 2, 3, 0x81
 
 _COMPRESSED, _BARE, _LOGGED = bytes([COMPRESSED]), bytes([BARE]), bytes([LOGGED])
 _LEVEL, _BARE_LEVEL = 3, 1
-_BARE_BYTES = 1 << 12
+_BARE_BYTES = 1 << 14
 """From this size on, compressing pays even where memory is all that it saves."""
 
 _PLAIN_DATA = (

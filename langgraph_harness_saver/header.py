@@ -35,7 +35,11 @@ class Header(NamedTuple):
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Header:
         """Take the header of a checkpoint."""
-        extra = {name: _copied(value) for name, value in checkpoint.items() if name not in _OWN}
+        extra = {}
+        for name in checkpoint:
+            if name not in _OWN:
+                value = checkpoint[name]
+                extra[name] = value[:] if type(value) is list else copy.copy(value)
         return cls(
             checkpoint.get("v"),
             checkpoint.get("ts"),
@@ -46,10 +50,6 @@ class Header(NamedTuple):
 
 
 _NO_HEADER = Header(None, None, {}, {}, None)
-
-
-def _copied(value: Any) -> Any:
-    return value[:] if type(value) is list else copy.copy(value)
 
 
 def pack_header(
@@ -63,12 +63,16 @@ def pack_header(
     for channel, version in header.versions.items():
         there = before.versions.get(channel, before)
         if there is not version and _new(version, there):
-            versions[channel] = table.setdefault(_told_apart(version), len(table))
+            versions[channel] = _number(version, table)
     for node, channels in header.seen.items():
         known = before.seen.get(node)
         if known is None or _any_new(channels, known):
-            seen[node] = {c: table.setdefault(_told_apart(v), len(table)) for c, v in channels.items()}
-    moved = {c: _pack_place(p, key) for c, p in places.items() if old_places.get(c) != p}
+            seen[node] = {channel: _number(version, table) for channel, version in channels.items()}
+    moved = {}
+    for channel, place in places.items():
+        there = old_places.get(channel)
+        if there is not place and there != place:
+            moved[channel] = place[1] if place[0] is key else _pack_place(place, key)
     gone = None
     if old and not (
         before.versions.keys() <= header.versions.keys()
@@ -96,8 +100,8 @@ def pack_header(
 
 def pack_plain_header(header: Header, places: Places, key: CheckpointKey) -> bytes:
     """Pack a small header whole and as it is, which takes no thought; `unpack_header` reads it."""
-    placed = {channel: _pack_place(place, key) for channel, place in places.items()}
-    return pack_any([header.v, header.ts, header.versions, header.seen, header.extra, placed])
+    placed = {c: place[1] if place[0] is key else _pack_place(place, key) for c, place in places.items()}
+    return pack_any([*header, placed])
 
 
 def is_small(header: Header) -> bool:
@@ -168,8 +172,9 @@ def _any_new(seen: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return not _TEXT.issuperset(map(type, seen.values())) and any(_new(v, old[c]) for c, v in seen.items())
 
 
-def _told_apart(version: Any) -> Any:
-    return version if type(version) is str else (type(version), version)
+def _number(version: Any, table: dict[Any, int]) -> int:
+    told_apart = version if type(version) is str else (type(version), version)
+    return table.setdefault(told_apart, len(table))
 
 
 def _pack_place(place: tuple[CheckpointKey, int], key: CheckpointKey) -> Any:

@@ -27,8 +27,8 @@ from pydantic import BaseModel
 
 from langgraph_harness_saver.difference import header_size
 
-MESSAGES = "lc"
-"""The type that such a list is stored as."""
+MESSAGES, MESSAGE = "lc", "lc1"
+"""The types that such a list, and a message by itself, are stored as."""
 
 _CLASSES: tuple[type[BaseModel], ...] = (
     *(HumanMessage, AIMessage, ToolMessage, SystemMessage, RemoveMessage, ChatMessage, FunctionMessage),
@@ -79,7 +79,12 @@ _set_fields, _set_given, _set_extra, _set_private = (
 )
 
 
-def pack_messages(value: list[Any]) -> bytes | None:
+def is_message(value: Any) -> bool:
+    """Tell whether a value is a message of a class that `pack_messages` knows."""
+    return type(value) in _NUMBERS
+
+
+def pack_messages(value: Sequence[Any]) -> bytes | None:
     """Pack a list of messages as their classes' numbers and fields in turn; None if it isn't one."""
     items: list[Any] = []
     for message in value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
@@ -84,7 +84,10 @@ class Image(NamedTuple):
     @property
     def size(self) -> int:
         """Return about how many bytes of memory it holds."""
-        return 1024 + sum(len(blob.data) + 256 for blob in self.blobs.values())
+        size = 1024
+        for blob in self.blobs.values():
+            size += len(blob[1]) + 256
+        return size
 
 
 class Dump(NamedTuple):
@@ -111,7 +114,7 @@ class Draft:
 
     def __init__(self, key: CheckpointKey, next_slot: int = 0) -> None:
         self.key = key
-        self.span = Span(*key, key[2])
+        self.span = span_of(key)
         self.next_slot = next_slot
         self.records: dict[int, list[Any]] = {}
         self.parts: list[PartRow] = []
@@ -185,7 +188,8 @@ def _unpack_ref(packed: list[Any], key: CheckpointKey) -> Ref:
 
 
 def span_of(key: CheckpointKey) -> Span:
-    return Span(*key, key[2])
+    thread_id, checkpoint_ns, checkpoint_id = key
+    return Span(thread_id, checkpoint_ns, checkpoint_id, checkpoint_id)
 
 
 def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
@@ -194,23 +198,37 @@ def extend(spans: tuple[Span, ...], by: Span) -> tuple[Span, ...]:
     thread_id, checkpoint_ns, first, last = spans[-1]
     if thread_id != by[0] or checkpoint_ns != by[1]:
         return (*spans, by)
-    if first <= by[2] and by[3] <= last:
-        return spans
-    widened = Span(thread_id, checkpoint_ns, min(first, by[2]), max(last, by[3]))
-    return (*spans[:-1], widened)
+    if first <= by[2]:
+        if by[3] <= last:
+            return spans
+        widened = Span(thread_id, checkpoint_ns, first, by[3])
+    else:
+        widened = Span(thread_id, checkpoint_ns, by[2], max(last, by[3]))
+    return (widened,) if len(spans) == 1 else (*spans[:-1], widened)
 
 
-def reach_of(key: CheckpointKey, head: tuple[Span, ...], blobs: Iterable[Blob]) -> tuple[Span, ...]:
-    spans = set(head)
-    for blob in blobs:
-        spans.update(blob[5])
-    spans.discard(span_of(key))
-    if len(spans) <= 1:
-        return tuple(spans)
-    first = min(spans)
+def reach_of(own: Span, head: tuple[Span, ...], blobs: Collection[Blob]) -> tuple[Span, ...]:
+    """Return what has to be read for a checkpoint beside its own row, whose span is `own`."""
+    widest: Span | None = None
+    for spans in (head, *[blob[5] for blob in blobs]):
+        for span in spans:
+            if span is own or span is widest or span == own:
+                continue
+            if widest is None or _holds(span, widest):
+                widest = span
+            elif not _holds(widest, span):
+                return _reach_of_several(own, head, blobs)
     # In a thread that nobody forks, one span holds all the others.
-    if all(span[:2] == first[:2] and span.last <= first.last for span in spans):
-        return (first,)
+    return () if widest is None else (widest,)
+
+
+def _holds(span: Span, other: Span) -> bool:
+    return span[2] <= other[2] and other[3] <= span[3] and span[:2] == other[:2]
+
+
+def _reach_of_several(own: Span, head: tuple[Span, ...], blobs: Collection[Blob]) -> tuple[Span, ...]:
+    spans = set(head).union(*[blob[5] for blob in blobs])
+    spans.discard(own)
     return merge_spans(spans)
 
 

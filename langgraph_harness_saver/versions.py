@@ -7,11 +7,10 @@ import re
 from random import Random
 from typing import Any
 
-_OURS = re.compile(r"\A([0-9]{32})\.([0-9a-f]{16})\Z")
 _UNIQUE = re.compile(r"\A[0-9]{32}\.(?:[0-9a-f]{16}|[0-9]\.[0-9]{8,})\Z")
 
-_LARGE = 10**18
-"""No number below this is too large for msgpack."""
+_LEAD = "0" * 14
+"""What 32 digits begin with whose number, below 10^18, isn't too large for msgpack."""
 
 
 _random = Random()
@@ -45,20 +44,23 @@ def is_unique(version: Any) -> bool:
 
 def pack_version(version: Any) -> Any:
     """Return a shorter form of a version of ours, and any other as it is."""
-    if isinstance(version, str):
-        ours = _OURS.match(version)
-        if ours:
-            number = int(ours[1])
-            return [number, bytes.fromhex(ours[2])] if number < _LARGE else version
-        if (
-            len(version) > 33
-            and version[32] == "."
-            and version[:13] == "0" * 13
-            and version[:32].isdecimal()
-            and version.isascii()
-        ):
-            return [int(version[:32]), version[33:]]
+    # Below a number that msgpack could not hold, which no thread comes near.
+    if isinstance(version, str) and version[:14] == _LEAD and version[32:33] == "." and version.isascii():
+        digits, tail = version[:32], version[33:]
+        if digits.isdecimal() and tail:
+            return [int(digits), _hex(tail) or tail]
     return version
+
+
+def _hex(text: str) -> bytes | None:
+    """Return the bytes that 16 lower-case hexadecimal digits stand for; None for any other text."""
+    if len(text) != 16:
+        return None
+    try:
+        packed = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return packed if packed.hex() == text else None
 
 
 def unpack_version(packed: Any) -> Any:

@@ -789,12 +789,12 @@ def test_damaged_writes_and_metadata_are_errors():
 def test_where_time_counts_more_small_bodies_stay_as_they_are():
     compressed, bare = Line(), Line(Codec(HarnessSerializer(), bare=True))
     for line, form in ((compressed, 1), (bare, 2)):
-        at = line.put({"a": "x" * 1000, "b": "y" * 10_000})
+        at = line.put({"a": "x" * 1000, "b": "y" * 20_000})
         assert line.encoded[at].row.body[0] == form
         assert {data[0] for data in line.parts.values()} == {1}
         # Either reads the other's.
         line.codec = Codec(HarnessSerializer(), bare=form == 1)
-        assert line.read(at)["channel_values"] == {"a": "x" * 1000, "b": "y" * 10_000}
+        assert line.read(at)["channel_values"] == {"a": "x" * 1000, "b": "y" * 20_000}
 
 
 @pytest.mark.parametrize("form", [0, 4, 5, 0x7F, 0x80, 0x82, 0xFF])

@@ -17,7 +17,7 @@ from test_serde import MESSAGES as EXAMPLES
 
 from langgraph_harness_saver.codec import Codec
 from langgraph_harness_saver.errors import SerializationError
-from langgraph_harness_saver.messages import _CLASSES, MESSAGES, pack_messages
+from langgraph_harness_saver.messages import _CLASSES, MESSAGE, MESSAGES, pack_messages
 from langgraph_harness_saver.serde import HarnessSerializer
 
 USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
@@ -45,6 +45,8 @@ def test_every_kind_of_message_comes_back_as_langgraph_would_give_it():
         assert again == expected
         assert [vars(one) for one in again] == [vars(one) for one in expected]
         assert type(again[0]) is type(message)
+        alone, single = stored(message)
+        assert (alone, type(single), vars(single)) == (MESSAGE, type(message), vars(expected[0]))
 
 
 def test_a_conversation_comes_back():
@@ -83,6 +85,19 @@ def test_whatever_else_a_list_holds_the_serializer_writes(other):
     type_, again = stored([HumanMessage("before", id="1"), other])
     assert type_ == "msgpack"
     assert again == [HumanMessage("before", id="1"), other] or other == ("ai", "text")
+
+
+@pytest.mark.parametrize(
+    "other", [Mine("x"), HumanMessage("\ud800"), HumanMessage("x", another="field")], ids=repr
+)
+def test_whatever_else_a_message_by_itself_is_the_serializer_writes(other):
+    assert stored(other) == ("msgpack", other)
+
+
+def test_bytes_of_more_than_a_message_are_not_taken_for_one():
+    packed = pack_messages([HumanMessage("x"), HumanMessage("y")])
+    with pytest.raises(SerializationError):
+        Codec(HarnessSerializer())._load((MESSAGE, packed), "a value", "t")
 
 
 def test_lists_that_are_none_and_empty_ones_are_the_serializer_s():

@@ -74,7 +74,8 @@ class _Line:
 
     def set(self, row: CheckpointRow) -> None:
         checkpoint_id = row.key.checkpoint_id
-        self.remove(checkpoint_id)
+        if checkpoint_id in self.rows:
+            self.remove(checkpoint_id)
         self.rows[checkpoint_id] = row
         insort(self.ids, checkpoint_id)
         if row.kind == Kind.LIVE:

@@ -65,7 +65,6 @@ from langgraph_harness_saver.stores.postgres_rows import (
     leaving_values,
     node_of,
     page_of,
-    part_values,
     put_values,
     row_values,
     stored_key,
@@ -227,7 +226,7 @@ class PostgresStore(Store):
         keep: Keep | None = None,
     ) -> PutResult:
         values = put_values(row, base, head)
-        payload = _Put(values[0], values, [part_values(part) for part in parts], keep)
+        payload = _Put(values[0], values, parts, keep)
         size = len(row.body) + len(row.metadata) + sum(len(data) for _, data in payload.parts)
         status, actual = await self._submit(row.key.thread_id, payload, size)
         if status == HEAD_MOVED:
@@ -243,7 +242,7 @@ class PostgresStore(Store):
         payload = _Writes(
             thread_key(key.thread_id),
             [write_values(key, write) for write in writes],
-            [part_values(part) for part in parts],
+            parts,
             leans_on(writes, parts),
         )
         size = sum(len(write.body) for write in writes) + sum(len(data) for _, data in payload.parts)
@@ -755,7 +754,7 @@ class PostgresStore(Store):
         """Add writes, parts and events."""
         writes = [write_values(key, write) for key, some in change.writes.items() for write in some]
         await self._in_pieces(statements, "add_writes", writes)
-        for piece in _pieces([part_values(part) for part in change.parts]):
+        for piece in _pieces(change.parts):
             values = _write_columns([_Writes(thread, (), piece)])
             await statements.fetch(self._sql("put_writes"), self.clock(), None, *values)
         for piece in _pieces([event_values(event) for event in change.events]):

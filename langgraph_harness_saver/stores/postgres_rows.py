@@ -23,7 +23,6 @@ from langgraph_harness_saver.rows import (
     Leaving,
     Node,
     Page,
-    PartRow,
     Span,
     WriteRow,
 )
@@ -95,8 +94,8 @@ def put_values(row: CheckpointRow, base: Base | None, head: str | Unconditional 
         _text_of(key.thread_id),
         # `search`, which only earlier releases fill, and look into.
         None,
-        bytes(memoryview(row.metadata)),
-        bytes(memoryview(row.body)),
+        row.metadata,
+        row.body,
         *stands,
         None if isinstance(head, Unconditional) else b"" if head is None else id_key(head),
     )
@@ -126,7 +125,7 @@ def row_values(row: CheckpointRow) -> tuple[Any, ...]:
 
 def write_values(key: CheckpointKey, write: WriteRow) -> tuple[Any, ...]:
     """Return what `harness_put_writes` takes of one write."""
-    body = bytes(memoryview(write.body))
+    body = write.body
     return (
         *key_values(key),
         id_key(write.task_id),
@@ -181,8 +180,8 @@ def graft_values(graft: Graft, heads: Sequence[tuple[tuple[str, str], str | None
 
 def event_values(event: EventRow) -> tuple[Any, ...]:
     """Return what `harness_add_events` takes of one event."""
-    place = (thread_key(event.thread_id), id_key(event.checkpoint_id), bytes(memoryview(event.event_id)))
-    return (*place, bytes(memoryview(event.head)), bytes(memoryview(event.body)))
+    place = (thread_key(event.thread_id), id_key(event.checkpoint_id), event.event_id)
+    return (*place, event.head, event.body)
 
 
 def leaving_values(leaving: Leaving) -> tuple[Any, ...]:
@@ -190,11 +189,6 @@ def leaving_values(leaving: Leaving) -> tuple[Any, ...]:
     own, rev, hidden_rev, parent, heir, heir_rev, heir_new_rev, stamp = leaving
     ids = (id_key(own), None if parent is None else id_key(parent), id_key(heir))
     return (ids[0], rev, hidden_rev, ids[1], ids[2], heir_rev, heir_new_rev, stamp)
-
-
-def part_values(part: PartRow) -> tuple[bytes, bytes]:
-    """Return the id and the bytes of a part."""
-    return bytes(memoryview(part.part_id)), bytes(memoryview(part.data))
 
 
 def columns(values: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any] | None]:
