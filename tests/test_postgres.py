@@ -53,7 +53,8 @@ from langgraph_harness_saver import (
 )
 from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HeadMovedError, SchemaError
-from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family
+from langgraph_harness_saver.ids import id_key
+from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family, Tag
 from langgraph_harness_saver.stores.postgres_rows import thread_key
 from langgraph_harness_saver.stores.sql import migration, migrations
 
@@ -871,6 +872,33 @@ def test_a_schema_of_an_older_version_is_brought_up_to_date(postgres_server: Any
         first.run_sync(first.backend.add_events([EventRow("t", "0", b"e" * 16, b"", b"")]))
         first.delete_thread("t")
     assert postgres_server.execute(f"SELECT count(*) FROM {schema}.harness_event") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["good", "x" * 3000])
+def test_tags_outlast_that_their_table_is_rewritten(postgres_server: Any, url: str, name: str) -> None:
+    schema = schema_of(url)
+    postgres_server.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")
+    for number, text in migrations("postgres"):
+        if "CLUSTER" in text:
+            break
+        postgres_server.execute(migration(number, schema))
+    postgres_server.execute(f"GRANT SELECT ON {schema}.harness_tag TO PUBLIC")
+    query = f"""
+        WITH c AS (
+          INSERT INTO {schema}.harness_checkpoint
+            (rev, kind, thread, checkpoint_ns, checkpoint_id, metadata, body)
+          VALUES (1, 0, %s, '', %s, '', '')
+        )
+        INSERT INTO {schema}.harness_tag VALUES (%s, %s, '', %s)
+    """
+    key, id_ = thread_key("t"), id_key("1")
+    postgres_server.execute(query, (key, id_, key, name.encode(), id_))
+    with connect(url) as saver:
+        saver.setup()
+        [tag] = saver.run_sync(saver.backend.tags("t"))
+        assert tag == Tag(name, CheckpointKey("t", "", "1"))
+    query = "SELECT relacl IS NULL, reltoastrelid = 0 FROM pg_class WHERE oid = %s::regclass"
+    assert postgres_server.execute(query, (f"{schema}.harness_tag",)) == [(False, len(name) <= 2000)]
 
 
 def test_newer_minor_works_and_newer_major_is_refused(postgres_server: Any, url: str) -> None:

@@ -223,9 +223,29 @@ def test_a_chat_in_postgres_takes_as_much_for_a_late_turn_as_for_an_early_one(
     for _ in range(2):
         talk(url, config, prose, TURNS // 2)
         sizes.append(server.size_of(url))
+    print(f"\nchat: {sizes[-1] / TURNS:,.0f} bytes a turn")
     assert sizes[-1] / TURNS < 7_000
     first, half, whole = sizes
     assert whole - half < 1.15 * (half - first)
+    servers.drop_schema(server, url)
+
+
+def test_an_empty_database_in_postgres_takes_seventeen_pages(server: servers.Server) -> None:
+    url = servers.new_schema_url(server)
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        saver.setup()
+    # One an index, those of TOAST included, and one for the versions of the schema.
+    assert server.size_of(url) == 17 * 8192
+    servers.drop_schema(server, url)
+
+
+def test_a_short_chat_in_postgres_needs_no_table_of_long_values(server: servers.Server, prose: Prose) -> None:
+    url = servers.new_schema_url(server)
+    talk(url, new_thread(), prose, 40)
+    schema = servers.schema_of(url)
+    assert server.execute(f"SELECT count(*) FROM {schema}.harness_part") > [(0,)]
+    query = "SELECT sum(pg_relation_size(reltoastrelid)) FROM pg_class WHERE relnamespace = %s::regnamespace"
+    assert server.execute(query, (schema,)) == [(0,)]
     servers.drop_schema(server, url)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 MAJOR = 1
-MINORS = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
+MINORS = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}
 """The minor version that each Postgres migration leads to. A release works with every newer one."""
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
