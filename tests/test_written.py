@@ -183,7 +183,7 @@ def test_differences_never_take_more_than_whole_values(share: float) -> None:
 def test_what_is_not_known_to_be_stored_is_brought_again() -> None:
     written, rng, value = Written(encrypted()), random.Random(5), table()
     lost = []
-    while len(lost) < 30:
+    while len(lost) < 120:
         lost.append(written.write(value, is_lost=True))
         value = changed(value, rng)
     assert max(len(encoded.pieces) for encoded in lost) > 2
