@@ -14,6 +14,7 @@ import pytest
 import servers
 from helpers import DOORS, USUAL, Door, url_of_prefix
 from hypothesis import HealthCheck, settings
+from schemas import all_schemas, schemas_of  # noqa: F401
 from servers import (  # noqa: F401
     own_postgres,
     own_redis,
@@ -112,17 +113,18 @@ class PostgresPlace(Place):
 
     def begin(self, request: pytest.FixtureRequest) -> None:
         self.server = servers.server_of(self.kind, request)
-        self.address = servers.new_schema_url(self.server)
+        self.schemas = schemas_of(self.server, request)
+        self.address = self.schemas.take()
 
     @property
     def url(self) -> str:
         return self.address
 
     def left_open(self) -> list[Any]:
-        return self.server.left_connections(servers.schema_of(self.address))
+        return self.schemas.left_connections(self.address)
 
     def end(self) -> None:
-        servers.drop_schema(self.server, self.address)
+        self.schemas.give_back(self.address)
 
 
 class OldestPostgresPlace(PostgresPlace):

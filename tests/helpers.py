@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import multiprocessing
 import re
 from collections import defaultdict
 from enum import Enum
@@ -31,6 +32,11 @@ STORES = ("memory", "sqlite", "postgres", "redis")
 OTHER_VERSIONS = ("postgres-oldest", "redis-oldest", "valkey", "redis-cluster")
 """Servers of which another version, or another form, is tested as `postgres` or `redis`."""
 IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{32}\b")
+
+
+# Children start from a process that has no threads and has imported what takes long.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["hypothesis", "langgraph.graph", "langgraph_harness_saver", "pytest"])
 
 
 class Door:
@@ -99,7 +105,8 @@ def view(value: Any, label: Callable[[re.Match[str]], str] = hide) -> Any:
     if value is None or type(value) is int:
         return value
     if type(value) is str:
-        return IDS.sub(label, value)
+        # Most are shorter than any id.
+        return value if len(value) < 32 else IDS.sub(label, value)
     if isinstance(value, StateSnapshot):
         return view_snapshot(value, label)
     if isinstance(value, Interrupt):
@@ -185,13 +192,14 @@ each_store = pytest.mark.parametrize("store_kind", STORES, indirect=True)
 def spread(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     """Run a test in all ways on memory and SQLite, in a third of them on Postgres and Redis, else in a sixth.
 
-    Every value of the first axis comes up on every store, and with other values of the others each time.
+    Every value of the first axis comes up on every store, and with other values of the others each time. One
+    process runs a way on all stores, so that what they are compared with is made once.
     """
     first, *others = map(list, axes.values())
     ways = list(enumerate(itertools.product(*others)))
     shares = dict(zip((*STORES, *OTHER_VERSIONS), (1, 1, 3, 3, 6, 6, 6, 6), strict=True))
     cases = [
-        (kind, value, *way)
+        pytest.param(kind, value, *way, marks=pytest.mark.xdist_group(f"{value} {way}"))
         for kind, share in shares.items()
         for number, value in enumerate(first)
         for index, way in ways

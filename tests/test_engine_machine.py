@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from schemas import schemas_of
 from servers import redis_of, server_of
 from test_machine import (
     PLAIN,
@@ -676,7 +677,7 @@ class PostgresEngineMachine(EngineMachine, PostgresMachine):
         return self.opened(super().open(**options, **self.options, **self.serde()))
 
     def count(self) -> int:
-        return count_server(self.server, self.address)
+        return count_server(self.schemas.server, self.address)
 
 
 class RedisEngineMachine(EngineMachine, RedisMachine):
@@ -699,7 +700,7 @@ MACHINES: dict[str, type[EngineMachine]] = {
 def test_an_engine_and_its_saver_answer_as_their_model(kind: str, request: pytest.FixtureRequest) -> None:
     machine = MACHINES[kind]
     if issubclass(machine, PostgresMachine):
-        machine.server = server_of(kind, request)
+        machine.schemas = schemas_of(server_of(kind, request), request)
     if issubclass(machine, RedisMachine):
         machine.server = redis_of(kind, request)
     run_machine(machine, 12 if kind in ("memory", "sqlite") else 3)

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from conftest import Place, RedisPlace, SqlitePlace
-from helpers import thread
+from helpers import CLEAN, thread
 from test_engine_travel import rows_left
 from test_processes import (
-    CLEAN,
     Acks,
     arguments_of,
     kill_amid,

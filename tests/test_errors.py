@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import resource
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import Door, thread
+from helpers import CLEAN, Door, thread
 from langgraph.checkpoint.base import empty_checkpoint
 
 from langgraph_harness_saver import (
@@ -259,7 +258,6 @@ def execute(path: Path, statement: str, *values: Any) -> list[Any]:
 # --- permissions ---------------------------------------------------------------------------------------
 
 
-CLEAN = multiprocessing.get_context("forkserver")
 NOBODY = 65534
 
 

@@ -6,9 +6,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from helpers import thread
+from helpers import CLEAN, thread
 from test_processes import (
-    CLEAN,
     Acks,
     arguments_of,
     check_line,

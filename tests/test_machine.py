@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from schemas import Schemas, schemas_of
 from servers import redis_of, server_of
 
 from langgraph_harness_saver import CheckpointerConfig, HarnessCheckpointer
@@ -852,11 +853,11 @@ class SqliteMachine(SaverMachine):
 
 
 class PostgresMachine(SaverMachine):
-    server: ClassVar[servers.Server]
+    schemas: ClassVar[Schemas]
 
     def __init__(self) -> None:
         super().__init__()
-        self.address = servers.new_schema_url(self.server)
+        self.address = self.schemas.take()
 
     def open(self, **options: Any) -> HarnessCheckpointer:
         return HarnessCheckpointer.from_conn_string(self.address, **options)
@@ -866,7 +867,7 @@ class PostgresMachine(SaverMachine):
 
     def finish(self) -> None:
         super().finish()
-        servers.drop_schema(self.server, self.address)
+        self.schemas.give_back(self.address)
 
 
 class OldestPostgresMachine(PostgresMachine):
@@ -925,7 +926,7 @@ def machine(kind: str, request: pytest.FixtureRequest) -> type[SaverMachine]:
     """Give a store's machine, with its server running."""
     found = MACHINES[kind]
     if issubclass(found, PostgresMachine):
-        found.server = server_of(kind, request)
+        found.schemas = schemas_of(server_of(kind, request), request)
     if issubclass(found, RedisMachine):
         found.server = redis_of(kind, request)
     return found

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 import servers
-from helpers import gather, thread
+from helpers import CLEAN, gather, thread
 from servers import PgBouncer, PostgresServer, new_name, new_schema_url, schema_of, wait_for
 from test_processes import (
-    CLEAN,
     Acks,
     arguments_of,
     check_line,

@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
-from helpers import thread
+from helpers import CLEAN, thread
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 
@@ -40,10 +40,6 @@ pytestmark = [
     # Newer Pythons warn of what is tested here.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-# Children start from a process that has no threads and has imported what takes long.
-CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["langgraph.graph", "langgraph_harness_saver", "pytest"])
 
 
 def open_file(path: Path | str) -> HarnessCheckpointer:

@@ -19,11 +19,10 @@ import pytest
 import redis
 import redis.asyncio
 import servers
-from helpers import thread, url_of_prefix
+from helpers import CLEAN, thread, url_of_prefix
 from langgraph.checkpoint.serde.types import INTERRUPT
 from servers import RedisCluster, RedisSentinels, RedisServer, new_name, wait_for
 from test_processes import (
-    CLEAN,
     Acks,
     arguments_of,
     check_line,

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import redis
+from helpers import thread
+from langgraph.checkpoint.base import empty_checkpoint
+from schemas import schemas_of
 from servers import (
     PostgresServer,
     RedisCluster,
@@ -31,6 +34,8 @@ from servers import (
     schema_of,
     wait_for,
 )
+
+from langgraph_harness_saver import HarnessCheckpointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +144,50 @@ def test_schemas_keep_tests_apart(postgres_server: Server) -> None:
         assert postgres_server.left_connections(schema_of(url)) == []
         drop_schema(postgres_server, url)
     assert postgres_server.execute("SELECT to_regnamespace(%s)", (schema_of(one),)) == [(None,)]
+
+
+def fill(url: str) -> None:
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        saver.put(thread("t", ns=""), empty_checkpoint(), {}, {})
+
+
+def test_a_schema_that_was_used_is_lent_again_without_a_row(
+    postgres_server: Server, request: pytest.FixtureRequest
+) -> None:
+    schemas = schemas_of(postgres_server, request)
+    url = schemas.take()
+    fill(url)
+    schemas.give_back(url)
+    assert schemas.take() == url
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        assert list(saver.list(None)) == []
+    schemas.give_back(url)
+
+
+SPOILT = {
+    "another column": "ALTER TABLE {}.harness_tag ADD mine int",
+    "another index": "CREATE INDEX mine ON {}.harness_schema (major)",
+    "no trigger": "ALTER TABLE {}.harness_checkpoint DISABLE TRIGGER ALL",
+    "another function": "CREATE FUNCTION {}.harness_mine() RETURNS void LANGUAGE SQL AS 'SELECT'",
+    "a newer version": "UPDATE {}.harness_schema SET minor = minor + 1",
+    "a right": "GRANT SELECT ON {}.harness_tag TO PUBLIC",
+    "no tables": "DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}",
+    "no schema": "DROP SCHEMA {} CASCADE",
+    "grown": "INSERT INTO {}.harness_thread SELECT gen_random_uuid(), n FROM generate_series(1, 50000) n",
+}
+
+
+@pytest.mark.parametrize("statement", SPOILT.values(), ids=SPOILT)
+def test_a_schema_that_is_not_as_it_was_is_not_lent_again(
+    statement: str, postgres_server: Server, request: pytest.FixtureRequest
+) -> None:
+    schemas = schemas_of(postgres_server, request)
+    url = schemas.take()
+    fill(url)
+    postgres_server.execute(statement.format(schema_of(url)))
+    schemas.give_back(url)
+    assert url not in schemas.free
+    assert postgres_server.execute("SELECT to_regnamespace(%s)", (schema_of(url),)) == [(None,)]
 
 
 async def test_asyncpg_reads_the_same_url(postgres_server: Server) -> None:

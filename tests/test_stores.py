@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import time
 from contextlib import closing
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
-from helpers import REDIS_KINDS, url_of_prefix
+from helpers import CLEAN, REDIS_KINDS, url_of_prefix
+from schemas import schemas_of
 
 from langgraph_harness_saver.bridge import Bridge, step
 from langgraph_harness_saver.errors import SchemaError, StoreError, StoreNotOpenError
@@ -105,15 +105,16 @@ class TestPostgres(StoreContract, FamilyContract, LookContract, EventContract, K
     @pytest.fixture(params=["postgres", "postgres-oldest"])
     def store(self, request: pytest.FixtureRequest) -> Iterator[Store]:
         self.server = servers.server_of(request.param, request)
-        self.url = servers.new_schema_url(self.server)
+        schemas = schemas_of(self.server, request)
+        self.url = schemas.take()
         store = PostgresStore(self.url)
         bridge = Bridge(store.io)
         bridge.run(store.open())
         yield store
         bridge.run(store.close())
         bridge.close()
-        assert self.server.left_connections(servers.schema_of(self.url)) == []
-        servers.drop_schema(self.server, self.url)
+        assert schemas.left_connections(self.url) == []
+        schemas.give_back(self.url)
 
     def raw_rows(self, store: Store) -> int:
         return count_server(self.server, self.url)
@@ -224,9 +225,8 @@ def open_many_times(path: str, start: Any, number: int) -> None:
 
 
 def test_eight_processes_open_one_new_file_at_once(path):
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(8)
-    processes = [context.Process(target=open_many_times, args=(path, start, number)) for number in range(8)]
+    start = CLEAN.Barrier(8)
+    processes = [CLEAN.Process(target=open_many_times, args=(path, start, number)) for number in range(8)]
     for process in processes:
         process.start()
     for process in processes:

@@ -7,9 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from helpers import thread
+from helpers import CLEAN, thread
 from test_processes import (
-    CLEAN,
     Acks,
     arguments_of,
     check_line,
