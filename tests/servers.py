@@ -850,13 +850,24 @@ class Redis(Endpoint):
         with self.client(**options) as client:
             return client.execute_command(*command)
 
+    @functools.cached_property
+    def kept(self) -> dict[int, redis.Redis]:
+        return {}
+
+    def asked(self, database: int = 0) -> redis.Redis:
+        """Give the client that is kept for questions: making one takes longer than what is asked."""
+        if database not in self.kept:
+            # Whatever has ended its connection, it makes another.
+            self.kept[database] = self.client(db=database, retry=Retry(NoBackoff(), 1))
+        return self.kept[database]
+
     def info(self, section: str) -> dict[str, Any]:
         return self.execute("INFO", section)
 
     def role(self) -> str | None:
         """Tell whether it is a master or a slave; nothing while that changes, which closes connections."""
         with suppress(redis.ConnectionError):
-            return str(self.info("replication")["role"])
+            return str(self.asked().info("replication")["role"])
         return None
 
     def masters(self) -> list[Redis]:
@@ -868,8 +879,7 @@ class Redis(Endpoint):
         pattern = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix) + "*"
         found: set[bytes] = set()
         for server in self.masters():
-            with server.client(db=database) as client:
-                found.update(client.scan_iter(match=pattern, count=1000))
+            found.update(server.asked(database).scan_iter(match=pattern, count=1000))
         return sorted(found)
 
     def memory_of(self, prefix: str) -> int:
@@ -883,7 +893,7 @@ class Redis(Endpoint):
     def on_each_key(self, prefix: str, queue: Callable[[Any, bytes], Any], database: int = 0) -> list[Any]:
         answers = []
         for server in self.masters():
-            with server.client(db=database) as client, client.pipeline(transaction=False) as pipe:
+            with server.asked(database).pipeline(transaction=False) as pipe:
                 for key in Redis.keys(server, prefix, database):
                     queue(pipe, key)
                 answers += pipe.execute()
@@ -892,8 +902,7 @@ class Redis(Endpoint):
     def connections(self, name: str) -> list[dict[str, str]]:
         found: list[dict[str, str]] = []
         for server in self.masters():
-            with server.client() as client:
-                found += [entry for entry in client.client_list() if entry["name"] == name]
+            found += [entry for entry in server.asked().client_list() if entry["name"] == name]
         return found
 
 
