@@ -282,9 +282,17 @@ def chat_of_thirty_turns(run: Run) -> None:
 
 @scenario()
 def agent_with_tools(run: Run) -> None:
+    asked = threading.Semaphore(0)
+
     def look(city: str) -> str:
         """Look at the weather."""
-        return f"sun in {city}, {interrupt(f'may I look at {city}?')}"
+        # An answer goes to whoever asks first within a node, so they take turns.
+        assert city == "Ulm" or asked.acquire(timeout=30)
+        try:
+            return f"sun in {city}, {interrupt(f'may I look at {city}?')}"
+        finally:
+            if city == "Ulm":
+                asked.release()
 
     def model(state: Chat) -> dict[str, Any]:
         if isinstance(state["messages"][-1], ToolMessage):
