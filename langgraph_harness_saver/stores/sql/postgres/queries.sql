@@ -372,6 +372,7 @@ DELETE FROM {schema}.harness_event WHERE thread = ANY ($1::text[]::uuid[])
 
 -- name: threads
 -- From one thread to the next by the primary key, whatever lies between.
+-- The conditions are values and no joins, for which the threads would be put into a hash table, and lose their order.
 WITH RECURSIVE t AS (
   (
     SELECT c.thread, c.thread_id FROM {schema}.harness_checkpoint c
@@ -383,6 +384,6 @@ WITH RECURSIVE t AS (
   ) n
 )
 SELECT coalesce(t.thread_id, convert_to(t.thread::text, 'UTF8')) FROM t
-WHERE NOT EXISTS (SELECT FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1)
-  AND EXISTS (SELECT FROM {schema}.harness_checkpoint c WHERE c.thread = t.thread AND c.kind = 0)
+WHERE (SELECT true FROM {schema}.harness_thread h WHERE h.thread = t.thread AND h.expires_at <= $1) IS NULL
+  AND (SELECT true FROM {schema}.harness_checkpoint c WHERE c.thread = t.thread AND c.kind = 0 LIMIT 1)
 LIMIT $3
