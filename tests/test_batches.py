@@ -69,6 +69,21 @@ async def test_many_leave_in_equal_shares():
     assert await asyncio.gather(*tasks) == list(range(65))
 
 
+async def test_where_one_is_enough_as_many_leave_as_may_and_the_rest_shares_the_next():
+    wire = Wire()
+    queue = Batches[int](wire.flush, 256, 1 << 20, enough=1, max_flights=3)
+    tasks = await submitted(queue, range(10))
+    assert [len(flight) for flight in wire.flights] == [1, 3, 3]
+    wire.arrivals[1].set()
+    await settled()
+    assert [len(flight) for flight in wire.flights] == [1, 3, 3, 2]
+    while not all(task.done() for task in tasks):
+        for arrival in wire.arrivals:
+            arrival.set()
+        await settled()
+    assert sorted(payload for flight in wire.flights for payload in flight) == list(range(10))
+
+
 async def test_a_flight_is_bounded_in_calls_and_bytes():
     wire = Wire()
     queue = Batches[int](wire.flush, 5, 3, enough=2)

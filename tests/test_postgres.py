@@ -40,10 +40,12 @@ from test_processes import (
     write_briefly,
     write_sync,
     writes_of,
+    written,
 )
 from traffic import CALLS, GRACE, HANG, Traffic, in_threads, succeed, timed
 
 from langgraph_harness_saver import (
+    CheckpointEngine,
     CheckpointerConfig,
     HarnessCheckpointer,
     InvalidConfigError,
@@ -186,31 +188,39 @@ def test_no_call_hangs_on_a_server_that_hangs(
     assert [name for name, (_, result) in done.items() if not isinstance(result, StoreUnavailableError)] == []
 
 
-def test_calls_that_wait_together_on_a_hanging_server_fail_together(
-    own_postgres: PostgresServer, own_url: str
-) -> None:
-    async def late(saver: HarnessCheckpointer, number: int) -> tuple[float, Any]:
-        await asyncio.sleep(0.3)
-        begin = time.monotonic()
-        try:
-            result: Any = await saver.aput(*arguments_of(f"late {number}", 0))
-        except StoreUnavailableError as error:
-            result = error
-        return time.monotonic() - begin, result
+async def put_late(saver: HarnessCheckpointer, number: int) -> None:
+    await saver.aput(*arguments_of(f"late {number}", 0))
 
-    async def work() -> list[tuple[float, Any]]:
+
+async def get_known(saver: HarnessCheckpointer, number: int) -> None:
+    await saver.aget_tuple(thread("t"))
+
+
+async def get_unknown(saver: HarnessCheckpointer, number: int) -> None:
+    await saver.aget_tuple(thread(f"late {number}"))
+
+
+@pytest.mark.parametrize("call", [put_late, get_known, get_unknown])
+def test_calls_that_wait_together_on_a_hanging_server_fail_together(
+    own_postgres: PostgresServer, own_url: str, call: Callable[[HarnessCheckpointer, int], Any]
+) -> None:
+    async def late(saver: HarnessCheckpointer, number: int) -> None:
+        await asyncio.sleep(0.3)
+        await call(saver, number)
+
+    async def work() -> list[Any]:
         async with connect(own_url, retry_seconds=0.5) as saver:
             await saver.aput(*arguments_of("t", 0))
             with frozen(own_postgres):
-                first = asyncio.create_task(saver.aput(*arguments_of("t", 1)))
+                first = asyncio.create_task(call(saver, 100))
                 tasks = [asyncio.create_task(late(saver, number)) for number in range(8)]
                 # Twice: they queue behind a statement that has its own five seconds.
                 _, waiting = await asyncio.wait(tasks, timeout=2 * GRACE)
             await asyncio.gather(first, return_exceptions=True)
             assert len(waiting) == 0
-            return [task.result() for task in tasks]
+            return await asyncio.gather(*tasks, return_exceptions=True)
 
-    for _, result in asyncio.run(work()):
+    for result in asyncio.run(work()):
         assert isinstance(result, StoreUnavailableError)
 
 
@@ -289,7 +299,7 @@ def test_revisions_survive_terminated_backends(postgres_server: Any, url: str) -
             found = list(saver.list(thread(f"t {number}")))
             check_line(found)
             assert [item.metadata["step"] for item in found] == [11]
-            assert len(found[0].pending_writes or ()) == 2
+            assert found[0].pending_writes == written(found[0].metadata["step"])
             copied = list(saver.list(thread(f"copy {number}")))
             assert [item.metadata["step"] for item in copied] == list(range(12))[::-1]
             for item in copied:
@@ -431,9 +441,25 @@ def test_calls_that_arrive_together_leave_together(logged: tuple[PostgresServer,
             for number in range(100):
                 found = await saver.aget_tuple(thread(f"t {number}"))
                 assert found is not None
-                assert len(found.pending_writes or ()) == 2
+                assert found.pending_writes == written(0)
 
     asyncio.run(work())
+
+
+def test_no_connection_asks_what_an_array_is(logged: tuple[PostgresServer, str, Log]) -> None:
+    server, url, log = logged
+
+    async def work() -> None:
+        async with connect(url) as saver:
+            use = [saver.aput(*arguments_of(f"t {n}", 0)) for n in range(40)]
+            configs = await asyncio.gather(*use, *(saver.aget_tuple(thread(f"u {n}")) for n in range(40)))
+            await asyncio.gather(*(saver.aput_writes(one, writes_of(0), "task") for one in configs[:40]))
+            await asyncio.gather(*(saver.aget_tuple(thread(f"t {n}")) for n in range(40)))
+            await CheckpointEngine(saver).branch("00000000", "side", "t 1")
+
+    asyncio.run(work())
+    assert "harness_put_writes" in " ".join(log.statements())
+    assert "typeinfo" not in server.log.read_text()[log.begin :]
 
 
 def test_first_calls_that_arrive_together_set_up_once(logged: tuple[PostgresServer, str, Log]) -> None:
@@ -517,6 +543,208 @@ def test_a_cancelled_caller_leaves_its_batch_unharmed(url: str) -> None:
                 assert not any(isinstance(results[n], BaseException) for n in range(10) if n % 3)
                 for number in (n for n in range(10) if n % 3):
                     assert await saver.aget_tuple(thread(f"t {attempt} {number}")) is not None
+
+    asyncio.run(work())
+
+
+# --- joined look-ups -----------------------------------------------------------------------------------
+
+
+def check_found(found: Any, thread_id: str, number: int | None, writes: int = 0) -> None:
+    """Check that a look-up found its own thread's checkpoint `number`; None for nothing."""
+    assert (found is None) == (number is None), thread_id
+    if found is not None:
+        assert found.config["configurable"]["thread_id"] == thread_id
+        assert found.checkpoint["id"] == f"{number:08d}"
+        assert found.metadata["step"] == number
+        assert found.checkpoint["channel_values"] == values_of(thread_id, number)
+        assert found.pending_writes == written(number)[:writes]
+
+
+async def get_all(saver: HarnessCheckpointer, wanted: list[tuple[str, int | None, str | None]]) -> None:
+    """Look up threads all at once, each with the number of its checkpoint and the id to ask by."""
+    found = await asyncio.gather(*(saver.aget_tuple(thread(name, id)) for name, _, id in wanted))
+    for item, (name, number, _) in zip(found, wanted, strict=True):
+        check_found(item, name, number, writes=number or 0)
+
+
+def test_lookups_that_arrive_together_leave_together_and_each_gets_its_own(
+    logged: tuple[PostgresServer, str, Log],
+) -> None:
+    _, url, log = logged
+    lengths = {f"t {number}": number % 3 + 1 for number in range(60)}
+    wanted: list[tuple[str, int | None, str | None]] = []
+    for name, length in lengths.items():
+        wanted += [(name, length - 1, None), (name, 0, "00000000"), (f"missing {name}", None, None)]
+
+    async def fill(saver: HarnessCheckpointer, name: str) -> None:
+        for number in range(lengths[name]):
+            config = await saver.aput(*arguments_of(name, number))
+            await saver.aput_writes(config, writes_of(number)[:number], "task")
+
+    async def work() -> None:
+        async with connect(url) as one, connect(url) as two:
+            await asyncio.gather(*(fill(one, name) for name in lengths))
+            await two.aget_tuple(thread("warm"))
+            # Nothing is known, most is, and then some of that has been followed by another checkpoint.
+            for _ in range(2):
+                log.mark()
+                await get_all(two, wanted)
+                assert len(log.statements()) <= 40
+            await get_all(two, [(name, None, "00000009") for name in lengths])
+            for name in list(lengths)[::2]:
+                await one.aput(*arguments_of(name, lengths[name]))
+            later = {name: lengths[name] for name in list(lengths)[::2]}
+            found = await asyncio.gather(*(two.aget_tuple(thread(name)) for name in lengths))
+            for item, name in zip(found, lengths, strict=True):
+                last = lengths[name] - 1
+                check_found(item, name, later.get(name, last), writes=0 if name in later else last)
+
+    asyncio.run(work())
+
+
+def test_joined_lookups_of_branches_and_anchors(url: str) -> None:
+    async def work() -> None:
+        async with connect(url) as saver:
+            engine = CheckpointEngine(saver)
+            names = [f"t {number}" for number in range(12)]
+            branches = {}
+            for name in names:
+                for number in range(3):
+                    await saver.aput(*arguments_of(name, number))
+                branches[name] = await engine.branch("00000001", "side", name)
+                if name in names[::2]:
+                    # What the branch began with is held by an anchor now.
+                    await saver.aprune([name])
+            async with connect(url) as fresh:
+                for reader in (saver, fresh, fresh):
+                    sides = [reader.aget_tuple(thread(branches[name])) for name in names]
+                    mains = [reader.aget_tuple(thread(name)) for name in names]
+                    found = await asyncio.gather(*sides, *mains)
+                    for item, name in zip(found, names * 2, strict=True):
+                        number = item.metadata["step"]
+                        assert item.checkpoint["channel_values"] == values_of(name, number)
+
+    asyncio.run(work())
+
+
+def test_a_joined_lookup_sees_what_was_acknowledged_before_it(url: str) -> None:
+    async def client(savers: list[HarnessCheckpointer], name: str) -> None:
+        for number in range(12):
+            writer, reader = savers[number % 2], savers[number % 3 % 2]
+            config = await writer.aput(*arguments_of(name, number))
+            check_found(await reader.aget_tuple(thread(name)), name, number)
+            await writer.aput_writes(config, writes_of(number)[:1], "task")
+            for saver in savers:
+                check_found(await saver.aget_tuple(thread(name)), name, number, writes=1)
+
+    async def work() -> None:
+        async with connect(url) as one, connect(url) as two:
+            await asyncio.gather(*(client([one, two], f"t {number}") for number in range(40)))
+
+    asyncio.run(work())
+
+
+def test_sync_callers_lookups_join(logged: tuple[PostgresServer, str, Log]) -> None:
+    _, url, log = logged
+    with connect(url) as saver:
+        for number in range(8):
+            put_many(saver, f"t {number}", 0, 1)
+
+        def work(name: str) -> None:
+            for _ in range(40):
+                check_found(saver.get_tuple(thread(name)), name, 0, writes=3)
+
+        log.mark()
+        succeed([lambda n=number: work(f"t {n}") for number in range(8)])
+        assert len(log.statements()) < 320
+
+
+def test_a_cancelled_lookup_leaves_the_others_unharmed(url: str) -> None:
+    async def work() -> None:
+        async with connect(url) as saver, connect(url) as other:
+            for number in range(10):
+                await saver.aput(*arguments_of(f"t {number}", 0))
+            for attempt in range(40):
+                # At times nothing of them is known, at times all.
+                reader = saver if attempt % 2 else other
+                other._cache.clear()
+                tasks = [asyncio.create_task(reader.aget_tuple(thread(f"t {n}"))) for n in range(10)]
+                await asyncio.sleep(attempt * 0.0001)
+                for task in tasks[attempt % 3 :: 3]:
+                    task.cancel()
+                results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), HANG)
+                for number, result in enumerate(results):
+                    if number % 3 != attempt % 3 or not isinstance(result, asyncio.CancelledError):
+                        check_found(result, f"t {number}", 0)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_joined_lookups_whose_connection_is_killed_are_made_again(
+    postgres_server: Any, url: str, known: bool
+) -> None:
+    name = schema_of(url)
+
+    def waiting() -> list[Any]:
+        return postgres_server.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'",
+            (name,),
+        )
+
+    async def work() -> None:
+        async with connect(url) as writer, connect(url) as reader:
+            saver = writer if known else reader
+            for number in range(20):
+                await writer.aput(*arguments_of(f"t {number}", 0))
+            await asyncio.gather(*(saver.aget_tuple(thread(f"none {number}")) for number in range(20)))
+            with postgres_server.connect() as connection:
+                connection.autocommit = False
+                connection.execute(f"LOCK TABLE {name}.harness_checkpoint")
+                tasks = [asyncio.create_task(saver.aget_tuple(thread(f"t {n}"))) for n in range(20)]
+                held: list[Any] = []
+                while len(held) < 2:
+                    await asyncio.sleep(0.01)
+                    held = waiting()
+                for (pid,) in held:
+                    terminate(postgres_server, name, pid)
+                connection.rollback()
+            found = await asyncio.wait_for(asyncio.gather(*tasks), HANG)
+            for number, item in enumerate(found):
+                check_found(item, f"t {number}", 0)
+
+    asyncio.run(work())
+
+
+def test_a_lookup_that_fails_fails_alone(postgres_server: Any, url: str) -> None:
+    async def work() -> None:
+        async with connect(url) as writer, connect(url) as reader:
+            for number in range(20):
+                await writer.aput(*arguments_of(f"t {number}", 0))
+            key = thread_key("t 7")
+            table = f"{schema_of(url)}.harness_checkpoint"
+            postgres_server.execute(f"UPDATE {table} SET reach = 'damaged' WHERE thread = %s", (key,))
+            calls = [reader.aget_tuple(thread(f"t {number}")) for number in range(20)]
+            results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), HANG)
+            for number, result in enumerate(results):
+                if number == 7:
+                    assert type(result) is StoreError
+                else:
+                    check_found(result, f"t {number}", 0)
+
+    asyncio.run(work())
+
+
+def test_a_saver_that_closes_answers_lookups_that_wait(url: str) -> None:
+    async def work() -> None:
+        async with connect(url) as saver:
+            for number in range(10):
+                await saver.aput(*arguments_of(f"t {number}", 0))
+            tasks = [asyncio.create_task(saver.aget_tuple(thread(f"t {n}"))) for n in range(10)]
+            await asyncio.sleep(0)
+        for number, result in enumerate(await asyncio.wait_for(asyncio.gather(*tasks), HANG)):
+            check_found(result, f"t {number}", 0)
 
     asyncio.run(work())
 
@@ -973,7 +1201,7 @@ async def use_concurrently(saver: HarnessCheckpointer) -> None:
     found = await asyncio.gather(*(gather(saver.alist(thread(f"t {n}"))) for n in range(12)))
     for line in found:
         check_line(line)
-        assert [len(item.pending_writes or ()) for item in line] == [2] * 6
+        assert [item.pending_writes for item in line] == [written(number) for number in range(6)][::-1]
     await asyncio.gather(*(saver.aprune([f"t {n}"]) for n in range(6)))
     await asyncio.gather(*(saver.acopy_thread(f"t {n}", f"copy {n}") for n in range(6, 12)))
     assert await asyncio.gather(*(saver.adelete_thread(f"copy {n}") for n in range(6, 12))) == [6] * 6

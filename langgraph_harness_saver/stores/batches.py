@@ -108,14 +108,23 @@ class Batches(Generic[T]):
     """The calls of one event loop.
 
     A lone call leaves at once. While calls are under way others wait for them to return, and then leave
-    together; or, once there are `enough` of them, while the first are still under way.
+    together; or, once there are `enough` of them, while the first are still under way, in at most
+    `max_flights`.
     """
 
-    def __init__(self, flush: Flush[T], max_calls: int, max_bytes: int, enough: int) -> None:
+    def __init__(
+        self,
+        flush: Flush[T],
+        max_calls: int,
+        max_bytes: int,
+        enough: int,
+        max_flights: int = MAX_FLIGHTS,
+    ) -> None:
         self._flush = flush
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self._enough = enough
+        self._max_flights = max_flights
         self._queue: deque[Call[T]] = deque()
         self._flights: set[asyncio.Task[None]] = set()
         self._leads = 0
@@ -148,7 +157,7 @@ class Batches(Generic[T]):
         return await call.future
 
     def _take_off(self) -> None:
-        if len(self._flights) + self._leads < MAX_FLIGHTS:
+        if len(self._flights) + self._leads < self._max_flights:
             flight = asyncio.get_running_loop().create_task(self._fly())
             self._flights.add(flight)
 
@@ -189,8 +198,8 @@ class Batches(Generic[T]):
     def _take(self) -> Sequence[Call[T]]:
         calls: list[Call[T]] = []
         size = 0
-        # Half of all that are waiting, so that there are as many for the next flight while this is under way.
-        share = max(self._enough, (len(self._queue) + self._aloft + 1) // MAX_FLIGHTS)
+        # Of two flights half of all, so that there are as many for the next one while this is under way.
+        share = max(self._enough, (len(self._queue) + self._aloft + 1) // self._max_flights)
         most = min(share, self._max_calls)
         while self._queue and len(calls) < most and size < self._max_bytes:
             call = self._queue.popleft()

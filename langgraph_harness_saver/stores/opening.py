@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from langgraph_harness_saver.stores.batches import Batches, Flush
+from langgraph_harness_saver.stores.batches import MAX_FLIGHTS, Batches, Flush
 from langgraph_harness_saver.stores.lanes import Lane
 
 T = TypeVar("T")
@@ -40,11 +40,19 @@ class Opening:
 
 
 class Queues(Generic[T]):
-    """Group commit on every event loop that makes calls; what is queued is sent before a loop ends."""
+    """The `Batches` of every event loop that makes calls; what is queued is sent before a loop ends."""
 
-    def __init__(self, flush: Flush[T], lane: Callable[[], Awaitable[Lane[Any]]]) -> None:
+    def __init__(
+        self,
+        flush: Flush[T],
+        lane: Callable[[], Awaitable[Lane[Any]]],
+        enough: int = ENOUGH_CALLS,
+        max_flights: int = MAX_FLIGHTS,
+    ) -> None:
         self._flush = flush
         self._lane = lane
+        self._enough = enough
+        self._max_flights = max_flights
         self._batches: dict[asyncio.AbstractEventLoop, Batches[T]] = {}
 
     def submit(self, payload: T, size: int, seconds: float) -> Awaitable[Any]:
@@ -59,7 +67,7 @@ class Queues(Generic[T]):
         return await batches.submit(payload, size, seconds)
 
     async def _begin(self, loop: asyncio.AbstractEventLoop) -> Batches[T]:
-        batches: Batches[T] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, ENOUGH_CALLS)
+        batches: Batches[T] = Batches(self._flush, FLUSH_CALLS, FLUSH_BYTES, self._enough, self._max_flights)
         self._batches = {other: b for other, b in self._batches.items() if not other.is_closed()}
         self._batches[loop] = batches
 

@@ -46,7 +46,7 @@ from langgraph_harness_saver.rows import (
 )
 from langgraph_harness_saver.search import forms_of
 from langgraph_harness_saver.stores.base import ANY_HEAD, Choice, Known, Plan, Store, Unconditional, all_known
-from langgraph_harness_saver.stores.batches import Call
+from langgraph_harness_saver.stores.batches import Call, Flush
 from langgraph_harness_saver.stores.opening import FLUSH_BYTES, FLUSH_CALLS, Opening, Queues
 from langgraph_harness_saver.stores.packing import decode, encode
 from langgraph_harness_saver.stores.parts import LazyParts, run_plan
@@ -88,6 +88,8 @@ ROWS_AT_ONCE = 2000
 REVISIONS = 100
 """How often a revision is begun anew because what it would insert has come up meanwhile."""
 SWEEP_BATCH = 50
+LONG_BYTES, LONG_FLIGHTS = FLUSH_BYTES // 16, 4
+"""What a checkpoint is taken to be that isn't known here, and how many statements look for such at once."""
 PUT_COLUMNS = 18
 HEAD_MOVED, THREAD_EXISTS, NAME_TAKEN = 3, 4, 5
 """What `harness_put` and `harness_graft` return beside the numbers of `PutResult`."""
@@ -107,6 +109,15 @@ class _Writes(NamedTuple):
     values: Sequence[tuple[Any, ...]]
     parts: Sequence[tuple[bytes, bytes]]
     needed: Sequence[bytes] = ()
+
+
+class _Get(NamedTuple):
+    thread: str
+    ns: bytes
+    checkpoint_id: bytes | None
+    known_id: bytes | None
+    known_rev: int | None
+    expired: bool
 
 
 class _Again(Exception):  # noqa: N818
@@ -171,6 +182,8 @@ class PostgresStore(Store):
         self._schema = Schema(schema, create=create_schema)
         self._prepared_statements = prepared_statements
         self._queues: Queues[_Put | _Writes] = Queues(self._flush, self._pool.lane)
+        self._gets: Queues[_Get] = Queues(self._flush_gets, self._pool.lane)
+        self._long_gets: Queues[_Get] = Queues(self._flush_gets, self._pool.lane, 1, LONG_FLIGHTS)
         self._opening = Opening(lambda: self._pool.run(self._set_up, fresh=True))
         self._closed = False
 
@@ -272,7 +285,7 @@ class PostgresStore(Store):
         try:
             rows = await self._pool.attempt(self._sending([call.payload for call in calls]), deadline)
         except StoreError as error:
-            return await self._after(error, calls)
+            return await self._after(error, calls, self._flush)
         answers: dict[int, tuple[int, bytes | None]] = {}
         for number, *answer in rows:
             # Of one that was refused it says nothing that its thread is short enough.
@@ -289,7 +302,9 @@ class PostgresStore(Store):
                 call.resolve(answers.get(written, stored)[0])
         return ()
 
-    async def _after(self, error: StoreError, calls: Sequence[Call[Any]]) -> Sequence[Call[Any]]:
+    async def _after(
+        self, error: StoreError, calls: Sequence[Call[Any]], flush: Flush[Any]
+    ) -> Sequence[Call[Any]]:
         """Decide what becomes of calls that failed together."""
         again = [call for call in calls if self._pool.is_worth_another(error, call.deadline)]
         if again or len(calls) == 1 or self._pool.is_at_fault(error):
@@ -300,7 +315,7 @@ class PostgresStore(Store):
         left: list[Call[Any]] = []
         for call in calls:
             # One of them is at fault; the others are not to suffer for it.
-            left += await self._flush([call])
+            left += await flush([call])
         return left
 
     def _sending(self, payloads: Sequence[_Put | _Writes]) -> Callable[[Statements], Awaitable[list[Any]]]:
@@ -338,15 +353,15 @@ class PostgresStore(Store):
         *,
         expired: bool = False,
     ) -> Page:
-        await self.open()
+        if self._closed or not self._opening.is_done:
+            await self.open()
         if known is all_known:
             # Nothing has expired at the beginning of time.
             now = -1.0 if expired else self.clock()
             if checkpoint_id is None:
                 return await self._below(now, (thread_id, checkpoint_ns), LAST, 1)
             return await self._look(now, "row_of", (thread_id, checkpoint_ns), id_key(checkpoint_id))
-        values = (
-            self.clock(),
+        payload = _Get(
             thread_key(thread_id),
             encode(checkpoint_ns),
             None if checkpoint_id is None else id_key(checkpoint_id),
@@ -354,7 +369,34 @@ class PostgresStore(Store):
             None if guess is None else guess.rev,
             expired,
         )
-        return page_of(await self._fetch("get", *values))
+        # Of what is known here little is said again, and nothing waits long for it.
+        queue, size = (self._long_gets, LONG_BYTES) if guess is None else (self._gets, 0)
+        return page_of(await queue.submit(payload, size, self._pool.retry_seconds))
+
+    async def _flush_gets(self, calls: Sequence[Call[_Get]]) -> Sequence[Call[_Get]]:
+        """Look up in one statement what calls ask for; return those to be sent again."""
+        deadline = max(call.deadline for call in calls)
+        try:
+            found = await self._pool.attempt(self._getting([call.payload for call in calls]), deadline)
+        except StoreError as error:
+            return await self._after(error, calls, self._flush_gets)
+        for call, items in zip(calls, found, strict=True):
+            call.resolve(items)
+        return ()
+
+    def _getting(self, gets: Sequence[_Get]) -> Callable[[Statements], Awaitable[Sequence[list[Any]]]]:
+        now = self.clock()
+
+        async def alone(statements: Statements) -> Sequence[list[Any]]:
+            return [await statements.fetch(self._sql("get"), now, *gets[0])]
+
+        async def together(statements: Statements) -> Sequence[list[Any]]:
+            found: list[list[Any]] = [[] for _ in gets]
+            for item in await statements.fetch(self._sql("gets"), now, *columns(gets, 0)):
+                found[item["n"] - 1].append(item)
+            return found
+
+        return alone if len(gets) == 1 else together
 
     async def _below(self, now: float, line: tuple[str, str], last: bytes, size: int) -> Page:
         return await self._look(now, "rows_below", line, last, size)

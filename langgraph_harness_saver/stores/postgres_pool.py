@@ -40,6 +40,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
+
+ARRAYS = {
+    "bool": (1000, 16),
+    "bytea": (1001, 17),
+    "float8": (1022, 701),
+    "int2": (1005, 21),
+    "int4": (1007, 23),
+    "int8": (1016, 20),
+    "text": (1009, 25),
+    "uuid": (2951, 2950),
+}
+"""The numbers of an array type and of what it holds, as pg_type.dat has them in every Postgres."""
 Work = Callable[["Statements"], Awaitable[T]]
 
 
@@ -181,7 +193,9 @@ class Pool(Lanes[Connection]):
             if not cached:
                 options["statement_cache_size"] = 0
             try:
-                return await asyncpg.connect(**options)
+                connection = await asyncpg.connect(**options)
+                know_arrays(connection)
+                return connection
             except DRIVER_ERRORS as error:
                 errors.append(error)
                 if isinstance(error, asyncio.TimeoutError):
@@ -215,6 +229,23 @@ class Pool(Lanes[Connection]):
 
     def hang_up(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         hang_up(_transport(connection), connection.terminate, loop)
+
+
+def know_arrays(connection: Connection) -> None:
+    """Tell the driver of the arrays that we send, which it would ask each connection's server about.
+
+    Their numbers are fixed, and that takes three statements, which cost more than connecting does.
+    """
+    same = {"ns": "pg_catalog", "kind": b"b", "elemdelim": ","}
+    others = dict.fromkeys(("basetype", "range_subtype", "attrtypoids", "attrnames"))
+    # asyncpg has no public way to it; without it it asks.
+    with suppress(AttributeError, KeyError, TypeError):
+        connection._protocol.get_settings().register_data_types(
+            [
+                {**same, **others, "oid": oid, "name": f"_{name}", "elemtype": element}
+                for name, (oid, element) in ARRAYS.items()
+            ]
+        )
 
 
 def keep_alive(connection: Connection, options: ConnectOptions) -> None:

@@ -79,6 +79,12 @@ ORDER BY checkpoint_id LIMIT $3
 -- name: get
 SELECT * FROM {schema}.harness_get($1, $2, $3, $4, $5, $6, $7)
 
+-- name: gets
+SELECT u.n, i.*
+FROM unnest($2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bigint[], $7::boolean[])
+  WITH ORDINALITY AS u(thread, ns, id, known_id, known_rev, expired, n)
+CROSS JOIN LATERAL {schema}.harness_get($1, u.thread, u.ns, u.id, u.known_id, u.known_rev, u.expired) AS i
+
 -- name: scan
 SELECT * FROM {schema}.harness_find($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
