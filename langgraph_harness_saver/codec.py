@@ -162,7 +162,7 @@ class Codec:
             if old and base and is_unique(version) and version == base.header.versions.get(channel):
                 values[channel] = (old.type, old.data)
             else:
-                values[channel] = self._dump(value, f"channel {channel!r}", thread_id)
+                values[channel] = self._dump(value, "channel", thread_id, channel)
         run_id = metadata.get("run_id")
         return Dump(
             header, values, self.pack_metadata(metadata, thread_id), None if run_id is None else str(run_id)
@@ -170,7 +170,7 @@ class Codec:
 
     def dumped(self, dump: Dump, thread_id: str) -> dict[str, Any]:
         """Return fresh values of what `dump` took."""
-        return {c: self._load(typed, f"channel {c!r}", thread_id) for c, typed in dump.values.items()}
+        return {c: self._load(typed, "channel", thread_id, c) for c, typed in dump.values.items()}
 
     def encode(
         self,
@@ -410,7 +410,7 @@ class Codec:
 
     def value(self, blob: Blob, channel: str, thread_id: str) -> Any:
         """Return a fresh value of a channel."""
-        return self._load((blob.type, blob.data), f"channel {channel!r}", thread_id)
+        return self._load((blob.type, blob.data), "channel", thread_id, channel)
 
     def channel_values(self, image: Image) -> dict[str, Any]:
         """Return fresh values of all channels."""
@@ -458,14 +458,11 @@ class Codec:
         Raises:
             SerializationError: The serializer can't write a value.
         """
-        return [
-            [
-                WRITES_IDX_MAP.get(channel, position),
-                channel,
-                *self._dump(value, f"a write to channel {channel!r}", thread_id),
-            ]
-            for position, (channel, value) in enumerate(writes)
-        ]
+        dumped = []
+        for position, (channel, value) in enumerate(writes):
+            type_, data = self._dump(value, "a write to channel", thread_id, channel)
+            dumped.append([WRITES_IDX_MAP.get(channel, position), channel, type_, data])
+        return dumped
 
     def encode_writes(
         self,
@@ -494,8 +491,12 @@ class Codec:
                 groups.setdefault(0, []).append(item)
             else:
                 groups[index] = [item]
+        if not logs:
+            seal = self._envelope.seal
+            rows = [WriteRow(task_id, task_path, call, seal(pack_any(some))) for call, some in groups.items()]
+            return EncodedWrites(rows, NOTHING)
         rows = [
-            WriteRow(task_id, task_path, call, self._seal_items(items), history_parts(items) if logs else ())
+            WriteRow(task_id, task_path, call, self._seal_items(items), history_parts(items))
             for call, items in groups.items()
         ]
         return EncodedWrites(rows, {piece.part_id: piece for log in logs for piece in log.named})
@@ -547,8 +548,8 @@ class Codec:
             task_id, _, channel, type_ = item[:4]
             with Reading(key):
                 data = parts.data(item)
-            what = f"a write to channel {channel!r}"
-            loaded.append((task_id, channel, self._load((type_, data), what, key.thread_id)))
+            value = self._load((type_, data), "a write to channel", key.thread_id, channel)
+            loaded.append((task_id, channel, value))
         return loaded
 
     # --- events ------------------------------------------------------------------------------------
@@ -584,7 +585,9 @@ class Codec:
 
     # --- the serializer ----------------------------------------------------------------------------
 
-    def _dump(self, value: Any, what: str, thread_id: str | None) -> tuple[str, bytes]:
+    def _dump(
+        self, value: Any, what: str, thread_id: str | None, channel: str | None = None
+    ) -> tuple[str, bytes]:
         if self._knows_messages:
             if type(value) is list and value:
                 packed = pack_messages(value)
@@ -598,12 +601,14 @@ class Codec:
             type_, data = self._serde.dumps_typed(value)
         except Exception as error:
             raise SerializationError(
-                f"{what} of thread {thread_id!r} holds a {type(value).__name__} that cannot be stored: "
+                f"{_told(what, channel, thread_id)} holds a {type(value).__name__} that cannot be stored: "
                 f"{error}. Keep such objects out of the state, or pass a serde that handles them."
             ) from error
         return type_, bytes(data)
 
-    def _load(self, typed: tuple[str, bytes], what: str, thread_id: str | None) -> Any:
+    def _load(
+        self, typed: tuple[str, bytes], what: str, thread_id: str | None, channel: str | None = None
+    ) -> Any:
         try:
             if typed[0] == MESSAGES:
                 return unpack_messages(typed[1], build_message)
@@ -613,15 +618,20 @@ class Codec:
             return self._serde.loads_typed(typed)
         except UnsafeTypeError as error:
             raise UnsafeTypeError(
-                error.module, error.name, f"{what} of thread {thread_id!r}: {error}"
+                error.module, error.name, f"{_told(what, channel, thread_id)}: {error}"
             ) from error
         except SerializationError as error:
-            raise SerializationError(f"{what} of thread {thread_id!r}: {error}") from error
+            raise SerializationError(f"{_told(what, channel, thread_id)}: {error}") from error
         except Exception as error:
             raise SerializationError(
-                f"{what} of thread {thread_id!r} is stored as {typed[0]!r} and cannot be read: {error}. "
+                f"{_told(what, channel, thread_id)} is stored as {typed[0]!r} and cannot be read: {error}. "
                 "Read it with the serde that wrote it."
             ) from error
+
+
+def _told(what: str, channel: str | None, thread_id: str | None) -> str:
+    where = what if channel is None else f"{what} {channel!r}"
+    return f"{where} of thread {thread_id!r}"
 
 
 def _may_lean(base: Image, blobs: Iterable[Blob]) -> bool:

@@ -97,7 +97,10 @@ class WriteRow(NamedTuple):
 
 def leans_on(writes: Iterable[WriteRow], parts: Sequence[PartRow]) -> list[bytes]:
     """Return the parts, in order, that writes name and that don't come with them."""
-    named = {part_id for write in writes for part_id in write.parts}
+    named: set[bytes] = set()
+    for write in writes:
+        if write.parts:
+            named.update(write.parts)
     return sorted(named.difference(part.part_id for part in parts)) if named else []
 
 

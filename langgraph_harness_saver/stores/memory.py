@@ -272,8 +272,8 @@ class MemoryStore(Store, Forkable):
     ) -> PutResult:
         with self._lock:
             thread = self._entered(key.thread_id)
-            there = self._parts.get(self._family_of(key.thread_id), {})
-            if not there.keys() >= set(leans_on(writes, parts)):
+            needed = leans_on(writes, parts)
+            if needed and not self._parts.get(self._family_of(key.thread_id), {}).keys() >= {*needed}:
                 return PutResult.BASE_GONE
             _add_writes(thread.writes.setdefault(key[1:], {}), writes)
             self._add_parts(key.thread_id, parts)
