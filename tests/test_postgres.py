@@ -55,7 +55,16 @@ from langgraph_harness_saver import (
 from langgraph_harness_saver.envelope import unpack
 from langgraph_harness_saver.errors import HeadMovedError, SchemaError
 from langgraph_harness_saver.ids import id_key
-from langgraph_harness_saver.rows import Change, CheckpointKey, EventRow, Family, Tag
+from langgraph_harness_saver.rows import (
+    Change,
+    CheckpointKey,
+    EventRow,
+    Family,
+    PartRow,
+    PutResult,
+    Tag,
+    WriteRow,
+)
 from langgraph_harness_saver.stores.postgres_rows import thread_key
 from langgraph_harness_saver.stores.sql import migration, migrations
 
@@ -1511,6 +1520,30 @@ def test_one_saver_deletes_prunes_and_copies_what_another_extends(postgres_serve
         " WHERE h.thread = c.thread AND h.part_id = substring(c.parts FROM i FOR 16)))"
     )
     assert lost == [(0,)]
+
+
+def test_a_write_waits_for_who_deletes_what_it_names(postgres_server: Any, url: str) -> None:
+    """Whoever names a part holds it, so that either the part stays or the write is told no."""
+    schema, key, part = schema_of(url), CheckpointKey("t", "", "1"), PartRow(b"p" * 16, b"part")
+    writes = [WriteRow(f"task {number}", "", 0, b"body", (part.part_id,)) for number in range(3)]
+
+    async def work() -> None:
+        async with connect(url) as saver:
+            store = saver.backend
+            await store.open()
+            assert await store.put_writes(key, writes[:1], [part]) == PutResult.STORED
+            for ends, expected in (("rollback", PutResult.STORED), ("commit", PutResult.BASE_GONE)):
+                with postgres_server.connect() as connection:
+                    connection.autocommit = False
+                    connection.execute(f"DELETE FROM {schema}.harness_part")
+                    writing = asyncio.create_task(store.put_writes(key, writes[1:2]))
+                    await asyncio.wait([writing], timeout=0.2)
+                    assert not writing.done()
+                    getattr(connection, ends)()
+                assert await asyncio.wait_for(writing, HANG) == expected
+            assert await store.put_writes(key, writes[2:]) == PutResult.BASE_GONE
+
+    asyncio.run(work())
 
 
 def test_deadlocks_between_batches_are_retried(url: str) -> None:

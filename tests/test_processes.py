@@ -57,7 +57,7 @@ def values_of(thread_id: str, number: int) -> dict[str, Any]:
 
 def writes_of(number: int) -> list[tuple[str, Any]]:
     table = {f"key {n}": f"{n} as of {number - (number - n) % 70}, " + "and so on " * 8 for n in range(70)}
-    return [("number", number), ("lines", [f"write {number}"] * 3), ("table", table)]
+    return [("number", number), ("lines", table)]
 
 
 def written(number: int) -> list[Any]:
