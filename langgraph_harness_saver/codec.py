@@ -87,6 +87,9 @@ PART_BYTES = 1 << 12
 """A whole value from this size on is stored as a part: reading its neighbours shall not read it."""
 PART_MIDDLE_BYTES = 1 << 15
 """The same for what a difference inserts. It is larger as every later row of the chain names the part."""
+RESTART_BYTES, RESTART_RATIO = 1 << 17, 8
+"""A whole value up to that size stays in its row where a difference would have taken less than an eighth, had
+there not been too many: the rows after it lean on it, and need not name a part."""
 SMALL_BYTES = 256
 """An unchanged value up to this size is cheaper to repeat in a whole header than to reach for."""
 CHAIN_BYTES = 1 << 13
@@ -213,6 +216,8 @@ class Codec:
             fits = weight < CHAIN_BYTES or weight < self._chains * size
             if cost < size and fits and len(old.spans) <= MAX_SPANS:
                 return self._store_difference(draft, data, old, list(change), weight)
+            if RESTART_RATIO * cost < size < RESTART_BYTES:
+                return _store_here(draft, type_, data)
         return self._store_whole(draft, type_, data)
 
     def _store_difference(self, draft: Draft, data: bytes, old: Blob, change: list[Any], weight: int) -> Blob:
@@ -226,10 +231,9 @@ class Codec:
         return Blob(type_, data, value_digest, ref, weight, extend(spans, draft.span), parts)
 
     def _store_whole(self, draft: Draft, type_: str, data: bytes, part_id: bytes | None = None) -> Blob:
-        value_digest = digest(data)
         if len(data) < PART_BYTES:
-            ref = draft.add(RAW, type_, value_digest, data)
-            return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
+            return _store_here(draft, type_, data)
+        value_digest = digest(data)
         part_id = part_id or self._add_part(draft, data)
         ref = draft.add(PART, type_, value_digest, part_id)
         return Blob(type_, data, value_digest, ref, 0, (draft.span,), (part_id,))
@@ -627,6 +631,12 @@ class Codec:
                 f"{_told(what, channel, thread_id)} is stored as {typed[0]!r} and cannot be read: {error}. "
                 "Read it with the serde that wrote it."
             ) from error
+
+
+def _store_here(draft: Draft, type_: str, data: bytes) -> Blob:
+    value_digest = digest(data)
+    ref = draft.add(RAW, type_, value_digest, data)
+    return Blob(type_, data, value_digest, ref, 0, (draft.span,), ())
 
 
 def _told(what: str, channel: str | None, thread_id: str | None) -> str:

@@ -21,7 +21,14 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_harness_saver import difference as diff
-from langgraph_harness_saver.codec import CHAIN_BYTES, PART_BYTES, PART_MIDDLE_BYTES, Codec, EncodedWrites
+from langgraph_harness_saver.codec import (
+    CHAIN_BYTES,
+    PART_BYTES,
+    PART_MIDDLE_BYTES,
+    RESTART_BYTES,
+    Codec,
+    EncodedWrites,
+)
 from langgraph_harness_saver.errors import (
     CorruptCheckpointError,
     HarnessError,
@@ -43,6 +50,7 @@ from langgraph_harness_saver.slots import (
     DIFFERENCE,
     DIFFERENCE_PART,
     HEADER_DIFFERENCE,
+    PART,
     RAW,
     Encoded,
     Image,
@@ -91,6 +99,10 @@ class Line:
         self.encoded[key.checkpoint_id] = encoded
         self.parts.update((part.part_id, part.data) for part in encoded.parts)
         return key.checkpoint_id
+
+    def kinds(self, checkpoint_id: str) -> set[int]:
+        body = self.codec.open_body(self.encoded[checkpoint_id].row.body, key_of(checkpoint_id))
+        return {slot.kind for slot in body.slots.values()}
 
     def page(self, changed: dict[str, bytes] | None = None) -> Page:
         bodies = {encoded.row.key: encoded.row.body for encoded in self.encoded.values()}
@@ -579,7 +591,7 @@ def test_in_memory_a_value_is_stored_whole_less_often_and_no_chain_has_no_end():
             at = line.put({"messages": value})
             assert line.read_cost(at) < (6 if bare else 3) * size
         assert line.values(at) == {"messages": value}
-        wholes.append(sum(bool(encoded.parts) for encoded in line.encoded.values()))
+        wholes.append(sum(bool({RAW, PART} & line.kinds(at)) for at in line.encoded))
     assert 3 <= 2 * wholes[1] < wholes[0]
 
 
@@ -647,6 +659,23 @@ def test_a_large_value_stands_apart():
     assert line.values(at)["large"] != line.values(changed)["large"]
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_list_that_changes_a_little_is_stored_anew_in_its_row_unless_it_is_large(large):
+    line, size = Line(), RESTART_BYTES // 16 if large else 1000
+    value = [message(number, size) for number in range(20)]
+    line.put({"messages": value})
+    for number in range(40):
+        value = [*value[: number % 20], message(number + 50, size), *value[number % 20 + 1 :]]
+        at = line.put({"messages": value})
+        if {RAW, PART} & line.kinds(at):
+            break
+    assert {RAW, PART} & line.kinds(at) == {PART if large else RAW}
+    value = [*value, "more"]
+    later = line.put({"messages": value})
+    assert len(line.encoded[later].row.parts) == large
+    assert line.values(later) == {"messages": value}
+
+
 def test_equal_large_values_share_a_part():
     line, large = Line(), message(1, PART_BYTES)
     line.put({"a": large, "b": large})
@@ -660,8 +689,7 @@ def test_a_large_insertion_stands_apart_and_every_reader_names_it():
     line.put({"a": value})
     value = [*value, message(1, PART_MIDDLE_BYTES)]
     second = line.put({"a": value})
-    body = line.codec.open_body(line.encoded[second].row.body, key_of(second))
-    assert DIFFERENCE_PART in {slot.kind for slot in body.slots.values()}
+    assert DIFFERENCE_PART in line.kinds(second)
     third = line.put({"a": [*value, "small"]})
     assert len(line.encoded[third].row.parts) == 2
     assert line.values(third)["a"] == [*value, "small"]

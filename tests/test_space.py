@@ -242,8 +242,13 @@ def test_an_empty_database_in_postgres_takes_seventeen_pages(server: servers.Ser
 def test_a_short_chat_in_postgres_needs_no_table_of_long_values(server: servers.Server, prose: Prose) -> None:
     url = servers.new_schema_url(server)
     talk(url, new_thread(), prose, 40)
+    with HarnessCheckpointer.from_conn_string(url) as saver:
+        # A first message of 6 KB is a part.
+        chat(saver, prose).invoke({"messages": [HumanMessage(prose.next(6_000))]}, new_thread())
     schema = servers.schema_of(url)
     assert server.execute(f"SELECT count(*) FROM {schema}.harness_part") > [(0,)]
+    longest = f"SELECT max(length(body)) FROM {schema}.harness_checkpoint"
+    assert server.execute(longest) > [(2_000,)]
     query = "SELECT sum(pg_relation_size(reltoastrelid)) FROM pg_class WHERE relnamespace = %s::regnamespace"
     assert server.execute(query, (schema,)) == [(0,)]
     servers.drop_schema(server, url)

@@ -8,6 +8,9 @@ ALTER TABLE {schema}.harness_schema DROP CONSTRAINT harness_schema_pkey;
 -- A part that fits into a page beside its key needs no second table.
 ALTER TABLE {schema}.harness_part SET (toast_tuple_target = 8160);
 
+-- So are the bodies of checkpoints, most of which do.
+ALTER TABLE {schema}.harness_checkpoint SET (toast_tuple_target = 8160);
+
 -- Nor do tags, which are short. Rewriting the table is what takes the other one away; there are few.
 DO $$
 BEGIN
