@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import weakref
+from collections import ChainMap
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -60,6 +61,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_SCALARS = (bool, str, int, float)
 _STRATEGIES = {"keep_latest": False, "delete": True, "delete_all": True}
 
 
@@ -594,19 +596,33 @@ def _tuple(core: Core, stored: Stored, given_thread: Any, values: dict[str, Any]
 
 def _run_of(config: RunnableConfig) -> str | None:
     for part in (config.get("metadata"), config.get("configurable")):
-        if (run_id := (part or {}).get("run_id")) is not None:
+        if part and (run_id := _flat(part).get("run_id")) is not None:
             return str(run_id)
     return None
+
+
+def _flat(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    # What LangGraph hands over as metadata is a ChainMap, which takes a microsecond for each name.
+    if type(mapping) is not ChainMap:
+        return mapping
+    flat: dict[str, Any] = {}
+    for one in reversed(mapping.maps):
+        flat.update(one)
+    return flat
 
 
 def _full_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
     """Add the scalars of the config's metadata and configurable, as LangGraph's savers do."""
     full: dict[str, Any] = dict(metadata)
     for more in (config.get("metadata"), config.get("configurable")):
-        for name, value in (more or {}).items():
+        if not more:
+            continue
+        for name, value in _flat(more).items():
             if name in full or name in EXCLUDED_METADATA_KEYS or name.startswith("__"):
                 continue
-            if isinstance(value, (str, int, bool, float)):
+            if type(value) in _SCALARS:
+                full[name] = value
+            elif isinstance(value, _SCALARS):
                 full[name] = _plain(value)
     return full
 
@@ -615,7 +631,7 @@ def _plain(value: str | int | float) -> Any:
     # A thread is to be readable where the class of an enum in its config isn't.
     if isinstance(value, Enum):
         return value.value
-    for scalar in (bool, str, int, float):
+    for scalar in _SCALARS:
         if isinstance(value, scalar):
             return scalar(value)
     return value

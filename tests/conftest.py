@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -258,6 +259,12 @@ def wait_until_gone(before: set[threading.Thread], seconds: float = 2.0) -> list
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.01)
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of collected tests out of the collector's way, whom many of them call."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
