@@ -31,9 +31,10 @@ help: ## show this list
 demo: readable $(VENV)/.has-demo ## run an agent on FILE=README.md, kill it, resume it
 	@$(BIN) examples/demo "$$FILE" --dir "$(DEMO_DIR)"
 
+# With bytecode: 3 workers and hundreds of children would compile the same again.
 .PHONY: test
 test: $(VENV)/.has-test ## run the tests; PYTEST_ARGS="-k sqlite -x" goes to pytest
-	@HYPOTHESIS_STORAGE_DIRECTORY="$(CACHES)/hypothesis" $(BIN) -m pytest -o cache_dir="$(CACHES)/pytest" \
+	@PYTHONDONTWRITEBYTECODE= HYPOTHESIS_STORAGE_DIRECTORY="$(CACHES)/hypothesis" $(BIN) -m pytest -o cache_dir="$(CACHES)/pytest" \
 	  -n 3 --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: bench
