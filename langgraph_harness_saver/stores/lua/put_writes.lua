@@ -10,7 +10,7 @@ if refused then
   return refused
 end
 for i = needed + 1, parts - 1 do
-  if call('HEXISTS', PARTS, ARGV[i]) == 0 then
+  if call('HSTRLEN', PARTS, ARGV[i]) == 0 then
     return 1
   end
 end
