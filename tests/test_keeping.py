@@ -74,7 +74,7 @@ def test_events_count_where_bytes_do(make_saver):
         assert min(noted) >= engine.list_checkpoints("t")[-1].checkpoint_id
     assert 2 < len(engine.list_checkpoints("t")) < 60
     foretold = engine.gc("t", retention="keep_last_n:1", dry_run=True)
-    # Less what the anchor takes over: of each checkpoint that goes, the differences that its writes were stored as.
+    # Less what the anchor takes over: the differences that the writes of those that go were stored as.
     assert foretold.bytes > sum(list(noted.values())[:-1]) - 4_000
     assert engine.gc("t", retention="keep_last_n:1") == replace(foretold, dry_run=False)
     assert saver.failures == 0

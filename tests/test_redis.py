@@ -1149,7 +1149,7 @@ def test_given_clients_stay_their_owners(server: servers.Redis, prefix: str) -> 
         asyncio.run(use(saver, "b"))
     assert client.ping()
     client.close()
-    # That of a cluster closes some of its connections only when it goes, and a socket may go before its connection.
+    # That of a cluster closes some of its connections only when it goes, maybe after their sockets.
     del client, saver
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
